@@ -1,0 +1,44 @@
+"""Credits as whole micro-credits: reading, showing and rounding them.
+
+Amounts are `int` micro-credits everywhere inside; text with six decimals at the edges; never floats.
+"""
+
+import re
+from fractions import Fraction
+
+MICROCREDITS = 1_000_000
+AMOUNT_MICROCREDITS_MAX = 10**15
+"""The largest amount one request may name: a thousand million credits."""
+
+_AMOUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))?")
+
+
+def parse_credits(text: str) -> int:
+    """Micro-credits of `"12.5"`.
+
+    Raises `ValueError` unless `text` is digits with at most six places, above 0, and not above
+    `AMOUNT_MICROCREDITS_MAX`.
+    """
+    match = _AMOUNT.fullmatch(text)
+    if match is None or not text.isascii():
+        raise ValueError(
+            "an amount is a string of digits with at most six decimal places, like '12.5'"
+        )
+    whole, places = match.group(1), match.group(2) or ""
+    amount = int(whole) * MICROCREDITS + int(places.ljust(6, "0"))
+    if amount == 0:
+        raise ValueError("an amount is above 0")
+    if amount > AMOUNT_MICROCREDITS_MAX:
+        raise ValueError(f"an amount is at most {format_credits(AMOUNT_MICROCREDITS_MAX)}")
+    return amount
+
+
+def format_credits(amount: int) -> str:
+    """`"-0.637500"` for -637500: always six decimals."""
+    whole, places = divmod(abs(amount), MICROCREDITS)
+    return f"{'-' if amount < 0 else ''}{whole}.{places:06d}"
+
+
+def round_half_even(numerator: int, denominator: int) -> int:
+    """`numerator / denominator` to the nearest whole, ties to the even one."""
+    return round(Fraction(numerator, denominator))

@@ -1,0 +1,224 @@
+"""What a job costs at most (its hold), how long an attempt may run, and what it did cost.
+
+All money is in micro-credits, all billed time in microseconds; the formulas are those of the
+"Credits" section of the public contract.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+from gridx.domain.attempt import OWN_DOING, AttemptStatus, Reason
+from gridx.domain.errors import Detail, InvalidInput
+from gridx.domain.job import JobSpec, JobStatus
+from gridx.domain.money import format_credits, round_half_even
+from gridx.domain.resources import Resources
+
+SECOND_US = 1_000_000
+PPM = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """The grid's prices; a job keeps those of its submission.
+
+    `per_cpu_second` in micro-credits; the memory and GPU factors turn those into CPUs;
+    `reward_ppm` is the owner's share in parts per million.
+    """
+
+    per_cpu_second: Decimal = Decimal(10_000)
+    memory_mb_per_cpu: Decimal = Decimal(4096)
+    cpus_per_gpu: Decimal = Decimal(4)
+    min_cost: int = 5_000
+    max_cost: int = 100_000_000
+    reward_ppm: int = 850_000
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What was fixed when a job was submitted.
+
+    `price_per_second`, `min_cost` and `hold` in micro-credits; `limit_us` is the longest one
+    attempt may run, in microseconds.
+    """
+
+    price_per_second: int
+    reward_ppm: int
+    min_cost: int
+    hold: int
+    limit_us: int
+
+    @property
+    def limit_s(self) -> float:
+        return self.limit_us / SECOND_US
+
+
+def price_per_second(resources: Resources, tariff: Tariff) -> int:
+    """Micro-credits a second: unit x (cpus + memory_mb / 4096 + 4 x gpus), half to even, >= 1."""
+    cpus = Fraction(str(resources.cpus))
+    cpus += Fraction(resources.memory_mb) / Fraction(tariff.memory_mb_per_cpu)
+    cpus += Fraction(tariff.cpus_per_gpu) * resources.gpus
+    return max(1, round(Fraction(tariff.per_cpu_second) * cpus))
+
+
+def terms_of(spec: JobSpec, tariff: Tariff) -> Terms:
+    """The terms a job is submitted under.
+
+    Raises `InvalidInput` naming `max_cost` when the job's own cap is below the grid's minimum, or
+    pays for less than a second and less than was asked.
+    """
+    price = price_per_second(spec.resources, tariff)
+    tries = spec.max_attempts if spec.retry_on_failure else 1
+    asked_us = round(Fraction(str(spec.limits.timeout_s)) * SECOND_US)
+    cap = tariff.max_cost
+    if spec.max_cost is not None:
+        if spec.max_cost < tariff.min_cost:
+            raise _max_cost(f"max_cost is at least {format_credits(tariff.min_cost)}")
+        cap = min(cap, spec.max_cost)
+    asked_cost = round_half_even(price * asked_us * tries, SECOND_US)
+    hold = min(max(asked_cost, tariff.min_cost), cap)
+    limit_us = asked_us if asked_cost <= hold else hold * SECOND_US // (price * tries)
+    if limit_us < min(SECOND_US, asked_us):
+        raise _max_cost(
+            f"max_cost pays for only {limit_us / SECOND_US:g} s at "
+            f"{format_credits(price)} credits a second: raise max_cost or ask for less"
+        )
+    return Terms(price, tariff.reward_ppm, tariff.min_cost, hold, limit_us)
+
+
+def _max_cost(message: str) -> InvalidInput:
+    return InvalidInput(message, [Detail("max_cost", message)])
+
+
+def billed_us(
+    status: AttemptStatus,
+    reason: Reason | None,
+    *,
+    own_worker: bool,
+    reported_us: int,
+    limit_us: int,
+    observed_us: int,
+) -> int:
+    """Billed microseconds of an attempt that ended.
+
+    The least of what the worker reports, the attempt's limit and what the coordinator saw between
+    sending `assign` and receiving `finished`; 0 for an attempt on the submitter's own worker and
+    for one that did not end by the job's own doing.
+    """
+    if own_worker or not ended_by_itself(status, reason):
+        return 0
+    return max(0, min(reported_us, limit_us, observed_us))
+
+
+def ended_by_itself(status: AttemptStatus, reason: Reason | None) -> bool:
+    """Whether an attempt ended by the job's own doing: success, its own failure, or cancelled."""
+    return status in (AttemptStatus.SUCCEEDED, AttemptStatus.CANCELLED) or reason in OWN_DOING
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """One attempt that ended by the job's own doing: whose worker it was and what is billed of it."""
+
+    owner: str
+    own_worker: bool
+    billed_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a hold is resolved: cost + released = hold, and the rewards + fee = cost."""
+
+    cost: int
+    released: int
+    rewards: tuple[tuple[str, int], ...]
+    fee: int
+    billed_us: int
+
+    @property
+    def reward(self) -> int:
+        return sum(amount for _, amount in self.rewards)
+
+
+def settle(terms: Terms, bills: Sequence[Bill]) -> Settlement:
+    """Resolve the hold of a job that became final.
+
+    `bills` are its attempts that ended by the job's own doing. On another's worker at least
+    `min_cost` is charged; what `min_cost` adds is never reward.
+    """
+    billed = sum(bill.billed_us for bill in bills)
+    cost = round_half_even(terms.price_per_second * billed, SECOND_US)
+    if any(not bill.own_worker for bill in bills):
+        cost = max(cost, terms.min_cost)
+    cost = min(cost, terms.hold)
+    earned: dict[str, int] = {}
+    left = cost
+    for bill in bills:
+        share = terms.reward_ppm * terms.price_per_second * bill.billed_us // (PPM * SECOND_US)
+        share = min(share, left)
+        left -= share
+        if share:
+            earned[bill.owner] = earned.get(bill.owner, 0) + share
+    return Settlement(cost, terms.hold - cost, tuple(sorted(earned.items())), left, billed)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a final job's hold, who bears the cost, and why."""
+
+    price_per_second: int
+    billed_us: int
+    held: int
+    cost: int
+    released: int
+    reward: int
+    fee: int
+    fault: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Who bears a final job's cost, and why, in a sentence for a person."""
+
+    fault: str
+    why: str
+
+
+_WHY = {
+    Reason.EXIT_CODE: "The program ended with an error of its own",
+    Reason.TIMEOUT: "The program ran into its time limit",
+    Reason.OUT_OF_MEMORY: "The program used more memory than it asked for",
+    Reason.OUTPUT_LIMIT: "The program wrote more output than it may",
+    Reason.DISK_LIMIT: "The program wrote more to disk than it asked for",
+    Reason.PROCESS_LIMIT: "The program started more processes than it may",
+}
+
+
+def verdict(status: JobStatus, reason: Reason | None, settlement: Settlement) -> Verdict:
+    """The receipt's `fault` and `why` of a final job."""
+    cost = format_credits(settlement.cost)
+    seconds = f"{settlement.billed_us / SECOND_US:.6f} s"
+    charge = (
+        f"{cost} credits are charged for {seconds} of run time"
+        if settlement.cost
+        else "nothing is charged"
+    )
+    if status is JobStatus.SUCCEEDED:
+        own = "" if settlement.cost else " because it ran on the submitter's own worker"
+        return Verdict("none", f"The job succeeded: {charge}{own}.")
+    if status is JobStatus.CANCELLED:
+        return Verdict("submitter", f"The submitter cancelled the job: {charge}.")
+    if reason in _WHY:
+        return Verdict("submitter", f"{_WHY[reason]}: {charge}.")
+    match reason:
+        case Reason.LOST:
+            return Verdict("worker", f"The workers that ran the job were lost: {charge}.")
+        case Reason.SANDBOX_ERROR:
+            return Verdict("worker", f"The workers could not run the job: {charge}.")
+        case Reason.DEPENDENCY_FAILED:
+            return Verdict("submitter", f"A job it waits for failed: {charge}.")
+        case Reason.EXPIRED:
+            return Verdict("grid", f"No worker took the job in time: {charge}.")
+        case _:
+            return Verdict("grid", f"The job failed: {charge}.")
