@@ -1,0 +1,1 @@
+"""How programs run apart from the machine: one backend a module, all behind `base`."""

@@ -1,0 +1,137 @@
+"""What a sandbox backend promises to the rest of the worker; no I/O here.
+
+A backend runs one program at a time per call of `run`, keeps it from the machine and from its
+neighbours, holds it to its limits and says how it ended. Backends do not know each other; the
+worker knows only this module.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from gridx.domain.attempt import Reason, Usage
+
+
+class Stream(StrEnum):
+    """Which of a program's two outputs a piece of it belongs to."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+Emit = Callable[[Stream, bytes], None]
+"""Takes a piece of output as it arrives; called on the event loop, must not block or raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run: `code` in `language` (one of `domain.job.LANGUAGES`), as the job gave it."""
+
+    language: str
+    code: str
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    stdin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one attempt may take; `output_bytes` counts for each stream on its own."""
+
+    timeout_s: float = 60.0
+    output_bytes: int = 1_048_576
+    processes: int = 64
+    memory_mb: int = 256
+    cpus: float = 1.0
+    disk_mb: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended.
+
+    `reason` is None exactly when the program exited with 0; `exit_code` is None when the grid ended
+    it. A program that a signal ended has 128 plus the signal. `detail` is one sentence for a
+    person, and never holds a word of the job's.
+    """
+
+    exit_code: int | None
+    reason: Reason | None
+    usage: Usage = Usage()
+    detail: str = ""
+
+
+class Enforcement(StrEnum):
+    """A promise that a backend keeps on this host, or does not."""
+
+    MEMORY = "memory"
+    PROCESSES = "processes"
+    CPU = "cpu"
+    DISK = "disk"
+    OUTPUT = "output"
+    WALL_TIME = "wall_time"
+    NETWORK = "network"
+    FILES = "files"
+    SYSCALLS = "syscalls"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a backend found about itself on this host.
+
+    `why_not` is one sentence when it does not work; `advice` holds commands that would help,
+    also where it works but cannot enforce everything.
+    """
+
+    backend: str
+    works: bool
+    why_not: str = ""
+    enforces: frozenset[Enforcement] = frozenset()
+    advice: tuple[str, ...] = ()
+
+    @property
+    def lacks(self) -> tuple[Enforcement, ...]:
+        """What it cannot enforce here, in the order of `Enforcement`."""
+        return tuple(each for each in Enforcement if each not in self.enforces)
+
+
+class Sandbox(Protocol):
+    """One way to run programs apart from the machine."""
+
+    @property
+    def name(self) -> str:
+        """The backend's published name."""
+        ...
+
+    async def probe(self) -> Report:
+        """Try it out for real and say what it can enforce here; needs no `open`."""
+        ...
+
+    async def open(self) -> None:
+        """Make ready: sweep up what a predecessor left, start what waits ahead.
+
+        Raises `Unavailable` when nothing can be run here, saying what to do.
+        """
+        ...
+
+    async def run(
+        self,
+        attempt_id: str,
+        program: Program,
+        limits: Limits,
+        emit: Emit,
+        cancel: asyncio.Event,
+    ) -> Outcome:
+        """Run `program` to its end and leave nothing of it behind.
+
+        Never raises for what the job or the host does: a failure of the backend is an `Outcome`
+        with `Reason.SANDBOX_ERROR`. Once `cancel` is set the job is told to end (TERM, then KILL
+        after 5 s) and the reason is `Reason.CANCELLED`, unless it had ended before.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End whatever still runs and give everything back."""
+        ...
