@@ -18,11 +18,12 @@ import sys
 import tempfile
 import time
 from ctypes.util import find_library
+from importlib.util import find_spec
 from pathlib import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -160,9 +161,7 @@ def make_venv() -> None:
 
 def need_ensurepip() -> None:
     """Debian keeps the part of Python that puts pip into a venv in a package of its own."""
-    try:
-        import ensurepip  # noqa: F401
-    except ImportError:
+    if not find_spec("ensurepip"):
         package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
         if not install_debian([package]):
             sys.exit("[dev] Python cannot make virtual environments without it.")
@@ -235,8 +234,8 @@ def check(paths: Sequence[str], *, fix: bool) -> int:
         "types": [*python, "basedpyright", *types],
         "format": [*python, "ruff", "format", "--check", "--quiet", "--diff", *targets],
         "lint": [*python, "ruff", "check", "--quiet", "--output-format=concise", *targets],
-        "imports": [BIN / "lint-imports", "--no-cache"],
-        "tidy": [*python, "pytest", "-q", "-n0", "--no-header", "tests/test_tidy.py"],
+        "imports": [BIN / "lint-imports", "--no-cache", "--no-logo"],
+        "tidy": [*python, "pytest", "-q", "-rN", "--no-header", "tests/test_tidy.py"],
     }
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -266,7 +265,7 @@ def start(command: Sequence[object], output: Path) -> subprocess.Popen[bytes]:
 
 
 @contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
+def one_at_a_time() -> Generator[None]:
     """Two terminals may start at once; the second waits and then finds everything done."""
     import fcntl
 

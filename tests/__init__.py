@@ -1,0 +1,1 @@
+"""Tests of Grid-X; they mirror the folders of `src/gridx`."""
