@@ -43,6 +43,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What was fixed when a job was submitted.
+
+    `price_per_second`, `min_cost` and `hold` in micro-credits, `reward_ppm` the owner's share in
+    parts per million; `limit_us` is the longest one attempt may run, in microseconds.
+    """
+
+    price_per_second: int
+    reward_ppm: int
+    min_cost: int
+    hold: int
+    limit_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """What a submitter asked for, checked and with every default filled in.
 
@@ -84,7 +99,9 @@ class Job:
     limit_us: int
     price_per_second: int
     held: int
+    billed_us: int | None
     cost: int | None
+    reward: int | None
     created_at: int
     started_at: int | None
     finished_at: int | None
@@ -95,6 +112,41 @@ class Job:
     traceparent: str | None
     number: int
     """Grows with each job submitted to the grid: the order of lists and queues."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What changes of a job, and what decides how: the part that operations lock, change and save.
+
+    `attempt` is the number of the newest attempt (0 before the first), `lease` that of the live
+    one; `attempts_counted` counts to `max_attempts`.
+    """
+
+    number: int
+    job_id: str
+    user_id: str
+    status: JobStatus
+    reason: Reason | None
+    exit_code: int | None
+    cancel_requested: bool
+    attempt: int
+    attempts_counted: int
+    max_attempts: int
+    retry_on_failure: bool
+    lease: str | None
+    worker_id: str | None
+    terms: Terms
+    queued_at: int
+    started_at: int | None
+    finished_at: int | None
+    billed_us: int | None = None
+    cost: int | None = None
+    reward: int | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the dispatcher may place it."""
+        return self.status is JobStatus.QUEUED and self.lease is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,12 @@ only one that goes below zero), and `fees`. A movement takes an amount from one 
 into another, once, for ever; a hold is resolved once.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+from gridx.domain.errors import InsufficientCredits
+from gridx.domain.money import format_credits
 
 MINT = "grid:mint"
 FEES = "grid:fees"
@@ -100,3 +104,59 @@ class Verification:
     @property
     def ok(self) -> bool:
         return not self.differences
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """A movement with what its two accounts hold after it (None for the grid's own)."""
+
+    movement: Movement
+    source_after: int | None
+    target_after: int | None
+
+
+class Book:
+    """Users' balances inside one transaction, and the movements made on them so far.
+
+    Opened with the balances of every account it will touch; nothing is stored until the caller
+    posts `postings` and `changes`.
+    """
+
+    def __init__(self, balances: Mapping[str, int]) -> None:
+        self.opened = dict(balances)
+        self._balances = dict(balances)
+        self.postings: list[Posting] = []
+
+    def balance(self, account: str) -> int:
+        """What a user's account holds now; 0 for one that does not exist yet."""
+        return self._balances.get(account, 0)
+
+    def need(self, user_id: str, amount: int) -> None:
+        """Raises `InsufficientCredits` unless `user_id` can spend `amount`."""
+        have = self.balance(available(user_id))
+        if have < amount:
+            raise InsufficientCredits(
+                f"Insufficient credits. Need {format_credits(amount)}, have {format_credits(have)}"
+            )
+
+    def move(self, movement: Movement) -> None:
+        """Make one movement; the caller has made sure that the source covers it."""
+        source_after = self._add(movement.source, -movement.amount)
+        target_after = self._add(movement.target, movement.amount)
+        self.postings.append(Posting(movement, source_after, target_after))
+
+    def _add(self, account: str, amount: int) -> int | None:
+        if is_grids(account):
+            return None
+        after = self._balances.get(account, 0) + amount
+        assert after >= 0, f"{account} would go below zero"
+        self._balances[account] = after
+        return after
+
+    @property
+    def changes(self) -> Iterable[tuple[str, int | None, int]]:
+        """`(account, balance before or None when new, balance after)` of each changed account."""
+        for account, after in sorted(self._balances.items()):
+            before = self.opened.get(account)
+            if before != after:
+                yield account, before, after

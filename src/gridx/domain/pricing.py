@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from gridx.domain.attempt import OWN_DOING, AttemptStatus, Reason
 from gridx.domain.errors import Detail, InvalidInput
-from gridx.domain.job import JobSpec, JobStatus
+from gridx.domain.job import JobSpec, JobStatus, Terms
 from gridx.domain.money import format_credits, round_half_even
 from gridx.domain.resources import Resources
 
@@ -33,25 +33,6 @@ class Tariff:
     min_cost: int = 5_000
     max_cost: int = 100_000_000
     reward_ppm: int = 850_000
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What was fixed when a job was submitted.
-
-    `price_per_second`, `min_cost` and `hold` in micro-credits; `limit_us` is the longest one
-    attempt may run, in microseconds.
-    """
-
-    price_per_second: int
-    reward_ppm: int
-    min_cost: int
-    hold: int
-    limit_us: int
-
-    @property
-    def limit_s(self) -> float:
-        return self.limit_us / SECOND_US
 
 
 def price_per_second(resources: Resources, tariff: Tariff) -> int:

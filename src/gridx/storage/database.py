@@ -1,0 +1,229 @@
+"""Group commit: operations of many callers, one transaction, one fsync.
+
+Theory of operation. An operation is a synchronous function on a connection, run in a worker thread.
+`read` runs it in its own read-only transaction. `write` hands it to a writer thread, which takes all
+operations that wait at that moment, runs them in one transaction, commits once, and only then
+answers each caller. `write_each` does the same for operations that know how to serve many callers
+at once: all waiting items of one operation become one call with multi-row statements.
+
+    callers ──► queue ──► writer thread: BEGIN · op(items…) · op … · COMMIT ──► answers
+
+An operation refuses (raises or returns a `GridError`) before its first write, so a refusal does not
+spoil the others. If anything else is raised, the transaction is rolled back and each operation of
+it is run again alone, so that only the culprit fails. SQLite has one writer, PostgreSQL several:
+operations lock what they read, in one order (jobs, balances, users).
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from gridx.domain.errors import GridError, Unavailable
+from gridx.storage.dialect import READ_ONLY, is_away, is_contention, is_sqlite, make_engine
+from gridx.telemetry import get_logger
+
+T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741
+O = TypeVar("O")  # noqa: E741
+
+_log = get_logger(__name__)
+_CONTENTION_TRIES = 5
+
+AWAY = "The grid's database cannot be reached right now; try again shortly"
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting(Generic[T]):
+    """One caller: its operation, its item (for `write_each`), and where the answer goes."""
+
+    operation: Callable[..., Any]
+    item: Any
+    each: bool
+    answer: asyncio.Future[T]
+    result: Any = None
+
+
+class Database:
+    """The store of one grid, for one program. `open` before use, `close` after."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        readers: int,
+        writers: int,
+        group_size_max: int,
+        on_commit: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        """`on_commit` hears from a writer thread how many operations each transaction had."""
+        self._url = url
+        self._readers = readers
+        self._writers = writers
+        self._group_size_max = group_size_max
+        self._on_commit = on_commit
+        self._queue: queue.SimpleQueue[_Waiting[Any] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._engine: Engine | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None, "the database is not open"
+        return self._engine
+
+    async def open(self) -> None:
+        """Start the threads; the database itself is first reached by the first operation."""
+        self._loop = asyncio.get_running_loop()
+        self._engine = make_engine(self._url, self._readers + self._writers)
+        writers = 1 if is_sqlite(self._engine) else self._writers
+        self._pool = ThreadPoolExecutor(self._readers, thread_name_prefix="gridx-read")
+        for number in range(writers):
+            thread = threading.Thread(target=self._write_loop, name=f"gridx-write-{number}")
+            thread.daemon = True
+            thread.start()
+            self._threads.append(thread)
+
+    async def close(self) -> None:
+        """Finish what was handed over, then close every connection."""
+        if self._pool is None:
+            return
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(self._pool.shutdown)
+        self.engine.dispose()
+        self._threads.clear()
+        self._pool = None
+
+    async def read(self, operation: Callable[[Connection], T]) -> T:
+        """Run `operation` in a read-only transaction of its own.
+
+        Raises `Unavailable` while the database cannot be reached.
+        """
+        assert self._pool is not None and self._loop is not None, "the database is not open"
+        return await self._loop.run_in_executor(self._pool, self._read, operation)
+
+    def _read(self, operation: Callable[[Connection], T]) -> T:
+        try:
+            with self.engine.connect() as connection:
+                connection = connection.execution_options(**{READ_ONLY: True})
+                with connection.begin():
+                    return operation(connection)
+        except (DBAPIError, PoolTimeout) as error:
+            raise _translated(error) from error
+
+    async def write(self, operation: Callable[[Connection], T]) -> T:
+        """Run `operation` in a transaction it may share; the answer comes after the commit.
+
+        Raises what the operation refused, or `Unavailable`.
+        """
+        return await self._submit(operation, None, each=False)
+
+    async def write_each(
+        self, operation: Callable[[Connection, Sequence[I]], Sequence[O | GridError]], item: I
+    ) -> O:
+        """Run `operation` for `item` together with the items of other callers of it.
+
+        `operation` answers every item with a result or the `GridError` it refuses it with.
+        """
+        return await self._submit(operation, item, each=True)
+
+    async def _submit(self, operation: Callable[..., Any], item: Any, *, each: bool) -> Any:
+        assert self._loop is not None and self._threads, "the database is not open"
+        waiting: _Waiting[Any] = _Waiting(operation, item, each, self._loop.create_future())
+        self._queue.put(waiting)
+        return await waiting.answer
+
+    # -------------------------------------------------------------- the writer threads
+
+    def _write_loop(self) -> None:
+        while (first := self._queue.get()) is not None:
+            group = [first]
+            last = False
+            while len(group) < self._group_size_max:
+                try:
+                    following = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    last = True
+                    break
+                group.append(following)
+            self._serve(group)
+            if last:
+                return
+
+    def _serve(self, group: list[_Waiting[Any]]) -> None:
+        failure = self._commit(group)
+        if failure is not None and len(group) > 1 and not isinstance(failure, Unavailable):
+            for waiting in group:
+                waiting.result = self._commit([waiting]) or waiting.result
+        elif failure is not None:
+            for waiting in group:
+                waiting.result = failure
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(_deliver, group)
+        except RuntimeError:
+            # The loop is closed: the program ends and nobody waits for the answers.
+            _log.warning("answers_not_delivered", count=len(group))
+
+    def _commit(self, group: list[_Waiting[Any]]) -> BaseException | None:
+        """Run the group in one transaction; None when it is committed, else why not."""
+        for attempt in range(_CONTENTION_TRIES):
+            try:
+                with self.engine.connect() as connection, connection.begin():
+                    _run(connection, group)
+                self._on_commit(len(group))
+                return None
+            except (DBAPIError, PoolTimeout) as error:
+                again = isinstance(error, DBAPIError) and is_contention(error)
+                if not again or attempt == _CONTENTION_TRIES - 1:
+                    return _translated(error)
+            except Exception as error:  # noqa: BLE001  (it is the caller's to raise)
+                return error
+        return None
+
+
+def _run(connection: Connection, group: Sequence[_Waiting[Any]]) -> None:
+    merged: dict[Callable[..., Any], list[_Waiting[Any]]] = {}
+    for waiting in group:
+        if waiting.each:
+            merged.setdefault(waiting.operation, []).append(waiting)
+        else:
+            try:
+                waiting.result = waiting.operation(connection)
+            except GridError as refusal:
+                waiting.result = refusal
+    for operation, members in merged.items():
+        results = operation(connection, [waiting.item for waiting in members])
+        assert len(results) == len(members), f"{operation} answers every item"
+        for waiting, result in zip(members, results, strict=True):
+            waiting.result = result
+
+
+def _deliver(group: Sequence[_Waiting[Any]]) -> None:
+    for waiting in group:
+        if waiting.answer.done():
+            continue  # the caller was cancelled
+        if isinstance(waiting.result, BaseException):
+            waiting.answer.set_exception(waiting.result)
+        else:
+            waiting.answer.set_result(waiting.result)
+
+
+def _translated(error: DBAPIError | PoolTimeout) -> BaseException:
+    if isinstance(error, PoolTimeout) or is_away(error) or is_contention(error):
+        _log.warning("database_away", error=type(error.__cause__ or error).__name__)
+        return Unavailable(AWAY)
+    return error

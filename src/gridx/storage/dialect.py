@@ -1,0 +1,142 @@
+"""The one module that knows which database this is.
+
+SQLite is opened in WAL mode with `synchronous=FULL` (acknowledged means durable) and writes only in
+`BEGIN IMMEDIATE` transactions: a deferred one that reads first and writes later fails or, with the
+driver's own transactions, loses updates. PostgreSQL runs READ COMMITTED with row locks.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from gridx.domain.errors import InvalidInput
+
+READ_ONLY = "read_only"
+_CONNECT_TIMEOUT_S = 2
+
+
+def parse_url(url: str) -> URL:
+    """The database a setting names; `InvalidInput` for anything but SQLite and PostgreSQL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidInput(
+            "storage.url is not a database address; use sqlite:///path or postgresql://..."
+        ) from None
+    match parsed.get_backend_name():
+        case "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise InvalidInput("storage.url: a grid on SQLite needs a file, sqlite:///path")
+            return parsed
+        case "postgresql":
+            return parsed.set(drivername="postgresql+psycopg")
+        case other:
+            raise InvalidInput(f"storage.url: {other} is not supported; use SQLite or PostgreSQL")
+
+
+def make_engine(url: str, connections: int) -> Engine:
+    """An engine with at most `connections` open; nothing is opened yet."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        assert parsed.database is not None
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        engine = create_engine(parsed, pool_size=connections, max_overflow=0)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(
+        parsed,
+        pool_size=connections,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "gridx"},
+    )
+
+
+def is_sqlite(target: Connection | Engine) -> bool:
+    """Whether this is SQLite; otherwise it is PostgreSQL."""
+    return target.dialect.name == "sqlite"
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions are begun by `_begin_sqlite` alone
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "busy_timeout=10000",
+        "temp_store=MEMORY",
+        "cache_size=-32000",
+        "mmap_size=268435456",
+        "journal_size_limit=67108864",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def upsert(connection: Connection, table: Table) -> Any:
+    """An INSERT that takes `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    return sqlite.insert(table) if is_sqlite(connection) else postgresql.insert(table)
+
+
+def next_job_numbers(connection: Connection, count: int) -> Sequence[int]:
+    """`count` fresh job numbers, growing."""
+    if is_sqlite(connection):
+        first = connection.scalar(text("SELECT coalesce(max(number), 0) + 1 FROM jobs")) or 1
+        return range(first, first + count)
+    rows = connection.execute(
+        text("SELECT nextval('job_number') FROM generate_series(1, :count)"), {"count": count}
+    )
+    return sorted(rows.scalars())
+
+
+def snapshot(connection: Connection) -> None:
+    """Make all reads of this (read-only) transaction see one moment. Call it first."""
+    if not is_sqlite(connection):
+        connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+
+
+def lock_schema(connection: Connection) -> None:
+    """One migration at a time; held until the transaction ends."""
+    if not is_sqlite(connection):
+        connection.execute(select(func.pg_advisory_xact_lock(0x67726964)))
+
+
+def is_contention(error: DBAPIError) -> bool:
+    """Whether the same transaction may just be tried again: a deadlock or serialization failure."""
+    return getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
+
+
+_SQLITE_AWAY = (
+    "database is locked",
+    "disk is full",
+    "disk I/O error",
+    "unable to open database",
+    "readonly database",
+    "malformed",
+    "not a database",
+)
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether the database cannot serve now (unreachable, full, locked), not that we are wrong."""
+    if error.connection_invalidated:
+        return True
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        # connection exceptions, insufficient resources, operator intervention, system errors
+        return state[:2] in ("08", "53", "57", "58") or state == "25006"
+    message = str(error.orig)
+    if type(error.orig).__module__.startswith("psycopg"):
+        return True  # the driver's own trouble: no answer from a server
+    return any(sign in message for sign in _SQLITE_AWAY)

@@ -1,0 +1,438 @@
+"""Jobs: storing them, finding them, claiming them from a queue, saving what changed of them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
+
+from gridx.domain.attempt import Reason
+from gridx.domain.job import Job, JobSpec, JobState, JobStatus, Limits, Terms
+from gridx.domain.matching import Shape, shape_key, shape_of
+from gridx.domain.resources import Resources
+from gridx.storage.dialect import next_job_numbers
+from gridx.storage.tables import job_tags, job_texts, jobs
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Texts(msgspec.Struct, omit_defaults=True):
+    code: str = ""
+    command: str | list[str] | None = None
+    args: list[str] = []
+    env: dict[str, str] = {}
+    stdin: str = ""
+
+
+class _Spec(msgspec.Struct, omit_defaults=True):
+    language: str
+    resources: Resources
+    limits: Limits
+    tags: list[str] = []
+    require: dict[str, str] = {}
+    max_cost: int | None = None
+
+
+_decode_texts = msgspec.json.Decoder(_Texts).decode
+_decode_spec = msgspec.json.Decoder(_Spec).decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to be stored, on the terms it was submitted under."""
+
+    job_id: str
+    user_id: str
+    spec: JobSpec
+    terms: Terms
+    created_at: int
+    batch_id: str | None = None
+    retry_of: str | None = None
+    traceparent: str | None = None
+
+
+def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> None:
+    """Store jobs as queued, in this order."""
+    numbers = next_job_numbers(connection, len(new))
+    rows: list[dict[str, Any]] = []
+    texts: list[dict[str, Any]] = []
+    tags: list[dict[str, Any]] = []
+    keys: dict[Shape, str] = {}
+    for number, job in zip(numbers, new, strict=True):
+        spec, terms = job.spec, job.terms
+        shape = shape_of(spec)
+        if (key := keys.get(shape)) is None:
+            key = keys[shape] = shape_key(shape)
+        rows.append(
+            {
+                "number": number,
+                "job_id": job.job_id,
+                "user_id": job.user_id,
+                "status": "queued",
+                "name": spec.name,
+                "batch_id": job.batch_id,
+                "retry_of": job.retry_of,
+                "traceparent": job.traceparent,
+                "spec": _spec_text(spec),
+                "shape": key,
+                "priority": spec.priority,
+                "max_attempts": spec.max_attempts,
+                "retry_on_failure": spec.retry_on_failure,
+                "waiting": True,
+                "attempt": 0,
+                "attempts_counted": 0,
+                "cancel_requested": False,
+                "price_per_second": terms.price_per_second,
+                "reward_ppm": terms.reward_ppm,
+                "min_cost": terms.min_cost,
+                "held": terms.hold,
+                "limit_us": terms.limit_us,
+                "created_at": job.created_at,
+                "queued_at": job.created_at,
+            }
+        )
+        texts.append({"number": number, "texts": _texts_text(spec)})
+        tags += [{"user_id": job.user_id, "tag": t, "number": number} for t in set(spec.tags)]
+    connection.execute(insert(jobs), rows)
+    connection.execute(insert(job_texts), texts)
+    if tags:
+        connection.execute(insert(job_tags), tags)
+
+
+def _spec_text(spec: JobSpec) -> str:
+    stored = _Spec(
+        spec.language, spec.resources, spec.limits, list(spec.tags), dict(spec.require),
+        spec.max_cost,
+    )  # fmt: skip
+    return _encode(stored).decode()
+
+
+def _texts_text(spec: JobSpec) -> str:
+    command = list(spec.command) if isinstance(spec.command, tuple) else spec.command
+    stored = _Texts(spec.code, command, list(spec.args), dict(spec.env), spec.stdin)
+    return _encode(stored).decode()
+
+
+def spec_of(row: "Row[Any]", texts: str | None) -> JobSpec:
+    """The spec of a row of `jobs`; without `texts` its code, arguments and input stay empty."""
+    stored = _decode_spec(row.spec)
+    t = _decode_texts(texts) if texts is not None else _Texts()
+    return JobSpec(
+        code=t.code,
+        language=stored.language,
+        command=tuple(t.command) if isinstance(t.command, list) else t.command,
+        args=tuple(t.args),
+        env=t.env,
+        stdin=t.stdin,
+        name=row.name,
+        tags=tuple(stored.tags),
+        resources=stored.resources,
+        limits=stored.limits,
+        require=stored.require,
+        priority=row.priority,
+        max_attempts=row.max_attempts,
+        retry_on_failure=bool(row.retry_on_failure),
+        max_cost=stored.max_cost,
+    )
+
+
+# ------------------------------------------------------------------ reading
+
+
+def _job(row: "Row[Any]", texts: str | None = None) -> Job:
+    return Job(
+        job_id=row.job_id,
+        user_id=row.user_id,
+        status=JobStatus(row.status),
+        reason=None if row.reason is None else Reason(row.reason),
+        exit_code=row.exit_code,
+        spec=spec_of(row, texts),
+        limit_us=row.limit_us,
+        price_per_second=row.price_per_second,
+        held=row.held,
+        billed_us=row.billed_us,
+        cost=row.cost,
+        reward=row.reward,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        worker_id=row.worker_id,
+        cancel_requested=bool(row.cancel_requested),
+        batch_id=row.batch_id,
+        retry_of=row.retry_of,
+        traceparent=row.traceparent,
+        number=row.number,
+    )
+
+
+def find_job(connection: Connection, job_id: str) -> Job | None:
+    """A job with all of its spec."""
+    row = connection.execute(
+        select(jobs, job_texts.c.texts)
+        .join(job_texts, job_texts.c.number == jobs.c.number)
+        .where(jobs.c.job_id == job_id)
+    ).first()
+    return None if row is None else _job(row, row.texts)
+
+
+def find_states(connection: Connection, job_ids: Collection[str]) -> dict[str, JobState]:
+    """Where these jobs stand, without a lock."""
+    rows = connection.execute(select(jobs).where(jobs.c.job_id.in_(job_ids)))
+    return {row.job_id: state_of(row) for row in rows}
+
+
+def list_jobs(
+    connection: Connection,
+    user_id: str,
+    where: Mapping[str, str | None],
+    tag: str | None,
+    limit: int,
+    before: int | None,
+) -> list[Job]:
+    """A user's jobs, newest first, without texts; `where` are columns and their values."""
+    query = select(jobs).where(jobs.c.user_id == user_id)
+    for column, value in where.items():
+        if value is not None:
+            query = query.where(jobs.c[column] == value)
+    if tag is not None:
+        query = query.join(
+            job_tags,
+            (job_tags.c.number == jobs.c.number)
+            & (job_tags.c.user_id == user_id)
+            & (job_tags.c.tag == tag),
+        )
+    if before is not None:
+        query = query.where(jobs.c.number < before)
+    return [_job(r) for r in connection.execute(query.order_by(jobs.c.number.desc()).limit(limit))]
+
+
+def count_unfinished(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
+    """How many jobs of each user wait for a worker."""
+    rows = connection.execute(
+        select(jobs.c.user_id, func.count())
+        .where(jobs.c.user_id.in_(user_ids), text("jobs.waiting"))
+        .group_by(jobs.c.user_id)
+    )
+    return {user_id: count for user_id, count in rows}
+
+
+# ------------------------------------------------------------------ state: lock, change, save
+
+
+def state_of(row: "Row[Any]") -> JobState:
+    """The changeable part of a row of `jobs`."""
+    return JobState(
+        number=row.number,
+        job_id=row.job_id,
+        user_id=row.user_id,
+        status=JobStatus(row.status),
+        reason=None if row.reason is None else Reason(row.reason),
+        exit_code=row.exit_code,
+        cancel_requested=bool(row.cancel_requested),
+        attempt=row.attempt,
+        attempts_counted=row.attempts_counted,
+        max_attempts=row.max_attempts,
+        retry_on_failure=bool(row.retry_on_failure),
+        lease=row.lease,
+        worker_id=row.worker_id,
+        terms=Terms(row.price_per_second, row.reward_ppm, row.min_cost, row.held, row.limit_us),
+        queued_at=row.queued_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        billed_us=row.billed_us,
+        cost=row.cost,
+        reward=row.reward,
+    )
+
+
+def lock_jobs(connection: Connection, job_ids: Collection[str]) -> dict[str, JobState]:
+    """The jobs with these ids, which nobody else changes until the transaction ends."""
+    rows = connection.execute(
+        select(jobs)
+        .where(jobs.c.job_id.in_(sorted(set(job_ids))))
+        .order_by(jobs.c.number)
+        .with_for_update()
+    )
+    return {row.job_id: state_of(row) for row in rows}
+
+
+def lock_unfinished_of_user(connection: Connection, user_id: str, limit: int) -> list[JobState]:
+    """Jobs of a user that are not final, locked, oldest first."""
+    return _lock_unfinished(connection, jobs.c.user_id == user_id, limit)
+
+
+def lock_unfinished_of_batch(
+    connection: Connection, user_id: str | None, batch_id: str
+) -> list[JobState]:
+    """Jobs of a batch (of one user, when given) that are not final, locked."""
+    condition = jobs.c.batch_id == batch_id
+    if user_id is not None:
+        condition &= jobs.c.user_id == user_id
+    return _lock_unfinished(connection, condition, None)
+
+
+def lock_waiting_since(connection: Connection, before: int, limit: int) -> list[JobState]:
+    """Jobs that have waited in a queue since before this time, locked, skipping those in use."""
+    rows = connection.execute(
+        select(jobs)
+        .where(text("jobs.waiting"), jobs.c.queued_at < before)
+        .order_by(jobs.c.queued_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [state_of(row) for row in rows]
+
+
+def _lock_unfinished(connection: Connection, condition: Any, limit: int | None) -> list[JobState]:
+    query = (
+        select(jobs)
+        .where(condition, jobs.c.finished_at.is_(None))
+        .order_by(jobs.c.number)
+        .with_for_update()
+    )
+    rows = connection.execute(query if limit is None else query.limit(limit))
+    return [state_of(row) for row in rows]
+
+
+def batch_exists(connection: Connection, user_id: str | None, batch_id: str) -> bool:
+    query = select(jobs.c.number).where(jobs.c.batch_id == batch_id).limit(1)
+    if user_id is not None:
+        query = query.where(jobs.c.user_id == user_id)
+    return connection.execute(query).first() is not None
+
+
+_SAVE = (
+    update(jobs)
+    .where(
+        jobs.c.number == bindparam("b_number"),
+        jobs.c.status == bindparam("b_status"),
+        jobs.c.lease.is_not_distinct_from(bindparam("b_lease")),
+    )
+    .values(
+        {
+            name: bindparam(f"v_{name}")
+            for name in (
+                "status", "reason", "exit_code", "waiting", "attempt", "attempts_counted", "lease",
+                "worker_id", "cancel_requested", "billed_us", "cost", "reward", "queued_at",
+                "started_at", "finished_at",
+            )
+        }
+    )
+)  # fmt: skip
+
+
+def save_jobs(connection: Connection, changes: Sequence[tuple[JobState, JobState]]) -> None:
+    """Save jobs as (before, after), each guarded by its status and lease before."""
+    if not changes:
+        return
+    rows = [
+        {
+            "b_number": before.number,
+            "b_status": before.status.value,
+            "b_lease": before.lease,
+            "v_status": after.status.value,
+            "v_reason": None if after.reason is None else after.reason.value,
+            "v_exit_code": after.exit_code,
+            "v_waiting": after.waiting,
+            "v_attempt": after.attempt,
+            "v_attempts_counted": after.attempts_counted,
+            "v_lease": after.lease,
+            "v_worker_id": after.worker_id,
+            "v_cancel_requested": after.cancel_requested,
+            "v_billed_us": after.billed_us,
+            "v_cost": after.cost,
+            "v_reward": after.reward,
+            "v_queued_at": after.queued_at,
+            "v_started_at": after.started_at,
+            "v_finished_at": after.finished_at,
+        }
+        for before, after in changes
+    ]
+    result = connection.execute(_SAVE, rows)
+    assert result.rowcount == len(rows), "a job changed under its lock"
+
+
+# ------------------------------------------------------------------ queues
+
+
+@dataclass(frozen=True, slots=True)
+class QueueHead:
+    """A queue that holds work: whose, of what shape, and its most urgent job."""
+
+    user_id: str
+    shape: Shape
+    shape_key: str
+    priority: int
+    number: int
+
+
+_NEXT_QUEUE = text(
+    """
+    SELECT user_id, shape FROM jobs
+    WHERE waiting AND (user_id, shape) > (:user_id, :shape)
+    ORDER BY user_id, shape LIMIT 1
+    """
+)
+
+
+def find_queues(connection: Connection) -> list[QueueHead]:
+    """Every queue that holds work, found by skipping through the index, not by reading the queue."""
+    heads: list[QueueHead] = []
+    position = {"user_id": "", "shape": ""}
+    while (found := connection.execute(_NEXT_QUEUE, position).first()) is not None:
+        position = {"user_id": found.user_id, "shape": found.shape}
+        row = connection.execute(_queue(found.user_id, found.shape).limit(1)).first()
+        if row is not None:
+            heads.append(
+                QueueHead(row.user_id, shape_of(spec_of(row, None)), row.shape, row.priority,
+                          row.number)
+            )  # fmt: skip
+    return heads
+
+
+def _queue(user_id: str, key: str) -> Any:
+    return (
+        select(jobs)
+        .where(text("jobs.waiting"), jobs.c.user_id == user_id, jobs.c.shape == key)
+        .order_by(jobs.c.priority.desc(), jobs.c.number)
+    )
+
+
+def claim(
+    connection: Connection, user_id: str, key: str, limit: int
+) -> list[tuple[JobState, JobSpec, str | None]]:
+    """The first waiting jobs of a queue, locked, with their specs and trace parents."""
+    chosen = (
+        select(jobs.c.number)
+        .where(text("jobs.waiting"), jobs.c.user_id == user_id, jobs.c.shape == key)
+        .order_by(jobs.c.priority.desc(), jobs.c.number)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    numbers = list(connection.execute(chosen).scalars())
+    if not numbers:
+        return []
+    rows = connection.execute(
+        select(jobs, job_texts.c.texts)
+        .join(job_texts, job_texts.c.number == jobs.c.number)
+        .where(jobs.c.number.in_(numbers))
+        .order_by(jobs.c.priority.desc(), jobs.c.number)
+    )
+    return [(state_of(row), spec_of(row, row.texts), row.traceparent) for row in rows]
+
+
+def count_by_status(connection: Connection) -> dict[str, int]:
+    """How many unfinished jobs there are of each status."""
+    rows = connection.execute(
+        select(jobs.c.status, func.count())
+        .where(jobs.c.finished_at.is_(None))
+        .group_by(jobs.c.status)
+    )
+    return {status: count for status, count in rows}
+
+
+def oldest_waiting(connection: Connection) -> int | None:
+    """Since when the job that has waited longest waits."""
+    query = select(jobs.c.queued_at).where(text("jobs.waiting")).order_by(jobs.c.queued_at).limit(1)
+    return connection.scalar(query)
