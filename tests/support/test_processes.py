@@ -1,0 +1,94 @@
+"""Processes are waited for by what they print, and nothing of them is left behind."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.processes import clean_environment, free_port, running
+
+PYTHON = sys.executable
+
+
+def test_waits_for_output_without_a_line_end() -> None:
+    with running(PYTHON, "-u", "-c", "input('name> '); print('hello')") as process:
+        process.wait_for(r"name> $")
+        process.send("x\n")
+        process.wait_for(r"^hello$|> hello$")
+        assert process.wait() == 0
+
+
+def test_keeps_the_streams_apart_and_together() -> None:
+    code = "import sys; print('out', flush=True); print('err', file=sys.stderr)"
+    with running(PYTHON, "-c", code) as process:
+        assert process.wait() == 0
+        assert (process.stdout, process.stderr) == ("out\n", "err\n")
+        assert sorted(process.output.split()) == ["err", "out"]
+
+
+def test_says_what_was_printed_when_nothing_matches() -> None:
+    code = "print('something else')"
+    with running(PYTHON, "-c", code) as process, pytest.raises(AssertionError, match="thing else"):
+        process.wait_for("ready")
+
+
+def test_gives_up_in_time() -> None:
+    with running("cat") as process:
+        with pytest.raises(AssertionError, match=r"in 0\.05 s"):
+            process.wait_for("ready", timeout_s=0.05)
+        with pytest.raises(AssertionError, match="still runs"):
+            process.wait(timeout_s=0.05)
+
+
+def test_stops_in_order() -> None:
+    code = "import signal; signal.signal(15, lambda *_: exit(7)); print('up', flush=True); input()"
+    with running(PYTHON, "-c", code) as process:
+        process.wait_for("up")
+        assert process.stop(signal.SIGTERM) == 7
+
+
+def test_kills_the_whole_family() -> None:
+    code = (
+        "import subprocess; child = subprocess.Popen(['sleep', '60']);"
+        "print('child', child.pid, flush=True); child.wait()"
+    )
+    with running(PYTHON, "-c", code) as process:
+        child = int(process.wait_for(r"child (\d+)\n").group(1))
+        assert process.family() == {process.pid, child}
+        child_process = psutil.Process(child)
+    child_process.wait(timeout=5)
+    assert not process.family()
+    assert process.exit_code == -signal.SIGKILL
+
+
+def test_ends_with_the_test_run() -> None:
+    """A test run that is killed leaves no server behind."""
+    code = (
+        "from tests.support.processes import Process; p = Process('cat');"
+        "print(p.pid, flush=True); input()"
+    )
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        [PYTHON, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as run:
+        assert run.stdout is not None
+        orphan = psutil.Process(int(run.stdout.readline()))
+        run.kill()
+        orphan.wait(timeout=5)
+
+
+def test_environment_holds_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIDX_TOKEN", "secret")
+    env = clean_environment(tmp_path, EXTRA="1")
+    with running("env", env=env) as process:
+        assert process.wait() == 0
+        assert "GRIDX" not in process.stdout
+        assert f"HOME={tmp_path}\n" in process.stdout
+        assert "EXTRA=1\n" in process.stdout
+
+
+def test_a_free_port_can_be_listened_on() -> None:
+    assert 1024 < free_port() < 65536
