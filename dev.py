@@ -38,6 +38,8 @@ LIBRARIES = {
     "seccomp": "libseccomp2",  # the filters of the sandbox
     "stdc++": "libstdc++6",  # the Node that runs JavaScript jobs and the type checker
 }
+# Two processes, each with its own servers; tests of one `xdist_group` stay in one of them.
+WHOLE_SUITE = ("-n", "2", "--dist", "loadgroup")
 CHECKED = ("src", "tests", "benchmarks", "scripts", "dev.py")
 
 EPILOG = """\
@@ -109,7 +111,7 @@ def run_command(options: argparse.Namespace, rest: Sequence[str]) -> int:
         say("CI needs every system package; nothing was run.")
         return 1
     if options.command == "test":
-        return call(BIN / "python", "-m", "pytest", *rest)
+        return call(BIN / "python", "-m", "pytest", *(rest or WHOLE_SUITE))
     return check(options.paths, fix=options.fix)
 
 

@@ -5,15 +5,13 @@ copied for each test from one that was prepared once.
 """
 
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from tests.support.nats import NatsServer, nats_server
 from tests.support.postgres import PostgresServer, postgres_server
-
-PrepareDatabase = Callable[[str], None]
 
 
 @pytest.fixture(scope="session")
@@ -47,26 +45,27 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def prepare_database() -> PrepareDatabase:
-    """What the database behind `database_url` has been through: the schema of storage."""
-    return lambda _url: None
-
-
-@pytest.fixture(scope="session")
-def sqlite_template(
-    tmp_path_factory: pytest.TempPathFactory, prepare_database: PrepareDatabase
-) -> Path:
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("sqlite") / "template.db"
-    prepare_database(f"sqlite:///{file}")
-    file.touch()
+    bring_to_schema(f"sqlite:///{file}")
     return file
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres: PostgresServer, prepare_database: PrepareDatabase) -> str:
+def postgres_template(postgres: PostgresServer) -> str:
     name = postgres.create()
-    prepare_database(postgres.url(name))
+    bring_to_schema(postgres.url(name))
     return name
+
+
+def bring_to_schema(url: str) -> None:
+    """Run the migrations, and leave no connection open that would keep it from being copied."""
+    from gridx.storage.dialect import make_engine
+    from gridx.storage.schema import migrate
+
+    engine = make_engine(url, 1)
+    migrate(engine)
+    engine.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

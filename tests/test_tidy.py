@@ -49,10 +49,25 @@ class Source:
 
 
 Rule = Callable[[Source], Iterator[str]]
-_parsed = cache(ast.parse)
+
+
+@cache
+def _parsed(text: str) -> ast.Module:
+    """The syntax tree; an empty one for what is no Python, which `modules_parse` tells."""
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        return ast.Module([], [])
 
 
 # --- rules for Python -----------------------------------------------------------------------------
+
+
+def modules_parse(source: Source) -> Iterator[str]:
+    try:
+        compile(source.text, source.path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+    except SyntaxError as error:
+        yield f"{error.lineno}: {error.msg}"
 
 
 def modules_are_short(source: Source) -> Iterator[str]:
@@ -188,6 +203,7 @@ def locks_name_no_host(source: Source) -> Iterator[str]:
 
 
 PYTHON_RULES: list[Rule] = [
+    modules_parse,
     modules_are_short,
     functions_are_short,
     modules_say_what_they_own,
@@ -262,6 +278,7 @@ def fail_with(found: Sequence[str]) -> None:
 
 
 PLANTED: list[tuple[Rule, str, str]] = [
+    (modules_parse, "src/a.py", "def f(:"),
     (modules_are_short, "src/a.py", "a = 1\n" * (MODULE_LINES_MAX + 1)),
     (functions_are_short, "src/a.py", "def f():\n" + "    a = 1\n" * FUNCTION_LINES_MAX),
     (modules_say_what_they_own, "src/a.py", '"""Things."""'),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import create_engine, text
 
 from tests.support.nats import NatsServer, nats_server
 from tests.support.postgres import PostgresServer, postgres_server
@@ -23,6 +24,15 @@ def test_databases_are_not_shared(empty_database_url: str, turn: str) -> None:
     else:
         with psycopg.connect(empty_database_url) as connection:
             connection.execute(create)
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_a_database_has_the_schema_and_nothing_else(database_url: str, turn: str) -> None:
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM jobs")).scalar() == 0
+        connection.execute(text("DROP TABLE jobs"))
+    engine.dispose()
 
 
 def test_a_copy_holds_what_its_template_holds(postgres: PostgresServer) -> None:
