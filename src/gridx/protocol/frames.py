@@ -49,7 +49,7 @@ class _Part(Struct, frozen=True, forbid_unknown_fields=True):
     """A map inside a frame."""
 
 
-class WireResources(_Part):
+class WireResources(_Part, frozen=True):
     """Amounts offered or free."""
 
     cpus: Annotated[float, Meta(ge=0, le=1024)] = 0.0
@@ -58,7 +58,7 @@ class WireResources(_Part):
     disk_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 0
 
 
-class WireCapabilities(_Part):
+class WireCapabilities(_Part, frozen=True):
     """What a worker offers: `resources` in all, language names, sandbox backends, GPU models."""
 
     resources: WireResources
@@ -70,7 +70,7 @@ class WireCapabilities(_Part):
     arch: Name = "unknown"
 
 
-class LeaseRef(_Part):
+class LeaseRef(_Part, frozen=True):
     """Which attempt of which job, under which lease."""
 
     job_id: Id
@@ -78,7 +78,7 @@ class LeaseRef(_Part):
     lease: Id
 
 
-class Kept(_Part):
+class Kept(_Part, frozen=True):
     """A lease the worker keeps, with the number of its `log` frames that are committed."""
 
     job_id: Id
@@ -87,7 +87,7 @@ class Kept(_Part):
     log_frames: int = 0
 
 
-class WireUsage(_Part):
+class WireUsage(_Part, frozen=True):
     """What an attempt used."""
 
     wall_s: Seconds = 0.0
@@ -95,7 +95,7 @@ class WireUsage(_Part):
     peak_memory_mb: Seconds = 0.0
 
 
-class WireSpec(_Part):
+class WireSpec(_Part, frozen=True):
     """What a worker needs of a job to run it; `timeout_s` is the attempt's limit."""
 
     language: Name
@@ -112,7 +112,7 @@ class WireSpec(_Part):
     processes: int
 
 
-class Assignment(_Part):
+class Assignment(_Part, frozen=True):
     """One attempt a worker is to run."""
 
     job_id: Id
@@ -125,7 +125,7 @@ class Assignment(_Part):
 # ------------------------------------------------------------------ worker to coordinator
 
 
-class Hello(Frame, tag="hello"):
+class Hello(Frame, frozen=True, tag="hello"):
     """The first frame: who this is, what it offers, and which leases it still holds."""
 
     name: Name
@@ -136,7 +136,7 @@ class Hello(Frame, tag="hello"):
     unacknowledged: list[LeaseRef] = []
 
 
-class Heartbeat(Frame, tag="heartbeat"):
+class Heartbeat(Frame, frozen=True, tag="heartbeat"):
     """The worker lives, and these attempts with it; `load` is that of the machine's last minute."""
 
     free: WireResources = WireResources()
@@ -144,17 +144,17 @@ class Heartbeat(Frame, tag="heartbeat"):
     running: list[LeaseRef] = []
 
 
-class State(Frame, tag="state"):
+class State(Frame, frozen=True, tag="state"):
     """The owner paused or resumed the worker."""
 
     paused: bool
 
 
-class Leaving(Frame, tag="leaving"):
+class Leaving(Frame, frozen=True, tag="leaving"):
     """The worker goes; every attempt it has not finished is handed over."""
 
 
-class Started(Frame, tag="started"):
+class Started(Frame, frozen=True, tag="started"):
     """The attempt's program runs, in the named sandbox backend."""
 
     job_id: Id
@@ -163,7 +163,7 @@ class Started(Frame, tag="started"):
     sandbox: Name | None = None
 
 
-class Log(Frame, tag="log"):
+class Log(Frame, frozen=True, tag="log"):
     """Some output of a running attempt: the `number`-th such frame, bytes of one stream."""
 
     job_id: Id
@@ -174,7 +174,7 @@ class Log(Frame, tag="log"):
     data: Annotated[bytes, Meta(max_length=LOG_DATA_BYTES_MAX)]
 
 
-class Finished(Frame, tag="finished"):
+class Finished(Frame, frozen=True, tag="finished"):
     """The attempt ended; sent again until acknowledged. No reason means it ended by itself."""
 
     job_id: Id
@@ -190,7 +190,7 @@ class Finished(Frame, tag="finished"):
 # ------------------------------------------------------------------ coordinator to worker
 
 
-class Welcome(Frame, tag="welcome"):
+class Welcome(Frame, frozen=True, tag="welcome"):
     """The worker is accepted; `worker_token` only when it came with a user's token."""
 
     worker_id: Id
@@ -203,20 +203,20 @@ class Welcome(Frame, tag="welcome"):
     draining: bool = False
 
 
-class Refused(Frame, tag="refused"):
+class Refused(Frame, frozen=True, tag="refused"):
     """The worker is not accepted; `retry` says whether trying again later may help."""
 
     reason: str
     retry: bool = False
 
 
-class Assign(Frame, tag="assign"):
+class Assign(Frame, frozen=True, tag="assign"):
     """Attempts to run."""
 
     attempts: list[Assignment]
 
 
-class Ack(Frame, tag="ack"):
+class Ack(Frame, frozen=True, tag="ack"):
     """The attempt's end is committed: forget it."""
 
     job_id: Id
@@ -224,7 +224,7 @@ class Ack(Frame, tag="ack"):
     lease: Id
 
 
-class Drop(Frame, tag="drop"):
+class Drop(Frame, frozen=True, tag="drop"):
     """The lease is not (or no longer) the worker's: stop the attempt and forget it."""
 
     job_id: Id
@@ -232,7 +232,7 @@ class Drop(Frame, tag="drop"):
     lease: Id
 
 
-class TakeBack(Frame, tag="take_back"):
+class TakeBack(Frame, frozen=True, tag="take_back"):
     """Give back an attempt that has not started; if it has, stop and forget it."""
 
     job_id: Id
@@ -240,7 +240,7 @@ class TakeBack(Frame, tag="take_back"):
     lease: Id
 
 
-class Cancel(Frame, tag="cancel"):
+class Cancel(Frame, frozen=True, tag="cancel"):
     """End the attempt's program and report it as cancelled."""
 
     job_id: Id
@@ -248,25 +248,25 @@ class Cancel(Frame, tag="cancel"):
     lease: Id
 
 
-class Pause(Frame, tag="pause"):
+class Pause(Frame, frozen=True, tag="pause"):
     """Take no more work; what runs goes on."""
 
 
-class Resume(Frame, tag="resume"):
+class Resume(Frame, frozen=True, tag="resume"):
     """Take work again."""
 
 
-class Drain(Frame, tag="drain"):
+class Drain(Frame, frozen=True, tag="drain"):
     """Take no more work, finish what runs, then leave."""
 
 
-class Broadcast(Frame, tag="broadcast"):
+class Broadcast(Frame, frozen=True, tag="broadcast"):
     """A word from an administrator to the person at the worker."""
 
     text: Text
 
 
-class Disconnect(Frame, tag="disconnect"):
+class Disconnect(Frame, frozen=True, tag="disconnect"):
     """The connection ends; `retry` says whether the worker should come back."""
 
     reason: str

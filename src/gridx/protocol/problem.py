@@ -1,7 +1,7 @@
 """The one shape of an error on the wire, and the one table of refusals and HTTP statuses."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from gridx.domain.errors import (
     Conflict,
@@ -59,13 +59,7 @@ def from_answer(
     details: list[Detail] = []
     if body is not None:
         message = str(body.get("error", message))
-        raw = body.get("details")
-        if isinstance(raw, list):
-            details = [
-                Detail(str(item.get("field", "")), str(item.get("message", "")))
-                for item in raw  # pyright: ignore[reportUnknownVariableType]
-                if isinstance(item, dict)
-            ]
+        details = list(_details(body.get("details")))
     if status == STATUS_OF[RateLimited]:
         return RateLimited(message, retry_after_s or 1.0)
     if status in _CLASS_OF:
@@ -73,3 +67,10 @@ def from_answer(
     if status >= 500:
         return Unavailable(message, details)
     return InvalidInput(message, details)
+
+
+def _details(raw: object) -> Iterator[Detail]:
+    for item in cast("list[object]", raw) if isinstance(raw, list) else ():
+        if isinstance(item, dict):
+            fields = cast("dict[str, object]", item)
+            yield Detail(str(fields.get("field", "")), str(fields.get("message", "")))

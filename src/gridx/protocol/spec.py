@@ -1,0 +1,236 @@
+"""What a submitter may ask for: the body of a job, of a batch, and the rules of their fields.
+
+Requests are strict: no field too many, no string where a number belongs, no control character where
+no text of a program is meant. What a limit of the grid's settings bounds (time, output, processes)
+is checked by the coordinator; what nobody may pass is checked here.
+"""
+
+from typing import Annotated, Any, Literal, cast
+
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from gridx.domain.ids import is_user_id
+from gridx.domain.job import JobSpec, Limits
+from gridx.domain.matching import REQUIRE_KEYS
+from gridx.domain.money import parse_credits
+from gridx.domain.resources import Resources
+
+CODE_BYTES_MAX = 1_048_576
+STDIN_BYTES_MAX = 1_048_576
+ARGUMENT_BYTES_MAX = 120 * 1024
+ARGUMENTS_BYTES_MAX = 1_048_576
+BATCH_JOBS_MAX = 10_000
+SPEC_BYTES_MAX = 4 * 1024 * 1024
+NOT_YET = (
+    "inputs", "outputs", "requirements", "image", "network", "after", "not_before", "deadline",
+)  # fmt: skip
+"""Fields of a spec that this version refuses by name."""
+
+NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$"
+NO_NUL = r"^[^\x00]*$"
+USER_ID = r"^[A-Za-z0-9_-]+$"
+ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+AMOUNT = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
+REQUIRE_NAME = rf"^({'|'.join(REQUIRE_KEYS)}|label:[^\x00-\x1f\x7f-\x9f]+)$"
+
+
+def wrong(field: str, message: str) -> PydanticCustomError:
+    """What a check of several fields raises: it names the field at fault."""
+    return PydanticCustomError("rule", "{message}", {"message": message, "field": field})
+
+
+def _bytes_at_most(limit: int) -> AfterValidator:
+    def check(text: str) -> str:
+        if len(text) * 4 > limit and len(text.encode()) > limit:
+            raise ValueError(f"at most {limit:,} bytes as UTF-8")
+        return text
+
+    return AfterValidator(check)
+
+
+def _amount(text: str) -> str:
+    parse_credits(text)
+    return text
+
+
+def _user_id(text: str) -> str:
+    if not is_user_id(text):
+        raise ValueError("1 to 64 of the characters A-Z a-z 0-9 _ -")
+    return text
+
+
+UserId = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=USER_ID), AfterValidator(_user_id)
+]
+Amount = Annotated[
+    str,
+    Field(
+        max_length=16,
+        pattern=AMOUNT,
+        examples=["12.500000"],
+        # Above 0: said to readers only, because the validator's expressions cannot look ahead.
+        json_schema_extra={"pattern": r"^(?=.*[1-9])[0-9]{1,9}(\.[0-9]{1,6})?$"},
+    ),
+    AfterValidator(_amount),
+]
+ShortText = Annotated[str, Field(max_length=200, pattern=NO_CONTROL)]
+Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_CONTROL)]
+Code = Annotated[
+    str, Field(min_length=1, max_length=CODE_BYTES_MAX, pattern=NO_NUL),
+    _bytes_at_most(CODE_BYTES_MAX),
+]  # fmt: skip
+Stdin = Annotated[
+    str, Field(max_length=STDIN_BYTES_MAX, pattern=NO_NUL), _bytes_at_most(STDIN_BYTES_MAX)
+]
+Argument = Annotated[
+    str, Field(max_length=ARGUMENT_BYTES_MAX, pattern=NO_NUL), _bytes_at_most(ARGUMENT_BYTES_MAX)
+]
+Arguments = Annotated[list[Argument], Field(max_length=10_000)]
+EnvName = Annotated[str, Field(max_length=1024, pattern=ENV_NAME)]
+RequireName = Annotated[str, Field(min_length=1, max_length=70, pattern=REQUIRE_NAME)]
+
+
+def _form_of_command(value: object) -> str:
+    return "words" if isinstance(value, list) else "line"
+
+
+Command = Annotated[
+    Annotated[Code, pydantic.Tag("line")]
+    | Annotated[
+        Annotated[list[Argument], Field(min_length=1, max_length=10_000)], pydantic.Tag("words")
+    ],
+    Discriminator(_form_of_command),
+]
+
+
+def _schema_of_job(schema: dict[str, Any]) -> None:
+    """Say to readers what the validator checks besides: no empty defaults, one of two fields."""
+    properties = schema["properties"]
+    for name in ("code", "command", "user_id"):
+        properties[name].pop("default", None)
+    for name in ("env", "require"):
+        properties[name]["additionalProperties"] = False
+    only_code = {"required": ["code"], "not": {"required": ["command"]}}
+    without = [{"required": [name]} for name in ("code", "language", "args")]
+    schema["oneOf"] = [only_code, {"required": ["command"], "not": {"anyOf": without}}]
+
+
+class Body(BaseModel):
+    """Base of request bodies: strict, no unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ResourcesBody(Body):
+    """What one attempt is given."""
+
+    cpus: Annotated[float, Field(ge=0.01, le=1024)] = 1.0
+    memory_mb: Annotated[int, Field(ge=16, le=16_777_216)] = 256
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    disk_mb: Annotated[int, Field(ge=1, le=16_777_216)] = 256
+
+
+class LimitsBody(Body):
+    """Where an attempt is ended; the grid's ceilings apply besides."""
+
+    timeout_s: Annotated[float, Field(ge=0.1)] = 60.0
+    output_bytes: Annotated[int, Field(ge=1)] = 1_048_576
+    processes: Annotated[int, Field(ge=1)] = 64
+
+
+class JobBody(Body):
+    """`POST /jobs`: only `code` or `command` is required, and only one of them may be given.
+
+    `command` is one shell line or the words of a command; it takes the place of `code`, `language`
+    and `args`.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_schema_of_job)
+
+    code: Code = ""
+    language: Literal["python", "javascript", "node", "bash"] = "python"
+    command: Command = ""
+    args: Arguments = []
+    env: Annotated[dict[EnvName, Argument], Field(max_length=10_000)] = {}
+    stdin: Stdin = ""
+    name: ShortText = ""
+    tags: Annotated[list[Tag], Field(max_length=32)] = []
+    user_id: UserId = ""
+    resources: ResourcesBody = ResourcesBody()
+    limits: LimitsBody = LimitsBody()
+    require: Annotated[dict[RequireName, Tag], Field(max_length=32)] = {}
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    retry_on_failure: bool = False
+    max_cost: Amount | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_yet(cls, data: object) -> object:
+        if isinstance(data, dict):
+            for name in NOT_YET:
+                if name in cast("dict[str, object]", data):
+                    raise wrong(name, f"{name} is not supported by this version of Grid-X")
+        return cast("object", data)
+
+    @model_validator(mode="after")
+    def _together(self) -> "JobBody":
+        if bool(self.code) == bool(self.command):
+            raise wrong("code", "give either code or command")
+        if self.command:
+            for name in ("language", "args"):
+                if name in self.model_fields_set:
+                    raise wrong(name, "command takes the place of code, language and args")
+        if self.args or self.env or self.command:
+            words = self.command if isinstance(self.command, list) else ()
+            check_arguments((*self.args, *words), self.env)
+        return self
+
+    def to_spec(self) -> JobSpec:
+        """The job in the domain's words."""
+        words = tuple(self.command) if isinstance(self.command, list) else self.command or None
+        language = "bash" if self.command else self.language
+        r, limits = self.resources, self.limits
+        return JobSpec(
+            code=self.code,
+            language="javascript" if language == "node" else language,
+            command=words,
+            args=tuple(self.args),
+            env=self.env,
+            stdin=self.stdin,
+            name=self.name or None,
+            tags=tuple(self.tags),
+            resources=Resources(float(r.cpus), r.memory_mb, r.gpus, r.disk_mb),
+            limits=Limits(float(limits.timeout_s), limits.output_bytes, limits.processes),
+            require=self.require,
+            priority=self.priority,
+            max_attempts=self.max_attempts,
+            retry_on_failure=self.retry_on_failure,
+            max_cost=None if self.max_cost is None else parse_credits(self.max_cost),
+        )
+
+
+def check_arguments(args: tuple[str, ...], env: dict[str, str]) -> None:
+    """Raises (as `wrong` does) when a variable, or all of `args` and `env`, are too long."""
+    size = sum(len(argument.encode()) for argument in args)
+    for name, value in env.items():
+        pair = len(name) + len(value.encode())
+        if pair > ARGUMENT_BYTES_MAX:
+            raise wrong(f"env.{name[:64]}", "name and value are over 120 KiB together")
+        size += pair
+    if size > ARGUMENTS_BYTES_MAX:
+        raise wrong("args", "args and env are over 1 MiB together")
+
+
+class BatchBody(Body):
+    """`POST /jobs/batch`: specs one by one, or one template with the arguments of each job.
+
+    Each list in `args` takes the place of the template's own; to a template with the words of a
+    `command` it is appended, to one with a shell line it gives `$1`, `$2` and so on.
+    """
+
+    jobs: Annotated[list[JobBody], Field(min_length=1, max_length=BATCH_JOBS_MAX)] = []
+    template: JobBody | None = None
+    args: Annotated[list[Arguments], Field(min_length=1, max_length=BATCH_JOBS_MAX)] = []
