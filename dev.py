@@ -40,6 +40,7 @@ LIBRARIES = {
 }
 # Two processes, each with its own servers; tests of one `xdist_group` stay in one of them.
 WHOLE_SUITE = ("-n", "2", "--dist", "loadgroup")
+LINES_SHOWN_MAX = 80
 CHECKED = ("src", "tests", "benchmarks", "scripts", "dev.py")
 
 EPILOG = """\
@@ -234,7 +235,7 @@ def check(paths: Sequence[str], *, fix: bool) -> int:
     types = ["--pythonpath", BIN / "python", *targets]
     commands: dict[str, list[object]] = {
         "types": [*python, "basedpyright", *types],
-        "format": [*python, "ruff", "format", "--check", "--quiet", "--diff", *targets],
+        "format": [*python, "ruff", "format", "--check", *targets],
         "lint": [*python, "ruff", "check", "--quiet", "--output-format=concise", *targets],
         "imports": [BIN / "lint-imports", "--no-cache", "--no-logo"],
         "tidy": [*python, "pytest", "-q", "-rN", "--no-header", "tests/test_tidy.py"],
@@ -246,8 +247,7 @@ def check(paths: Sequence[str], *, fix: bool) -> int:
         codes = {name: process.wait() for name, process in running.items()}
         for name, code in codes.items():
             if code:
-                text = outputs[name].read_text(encoding="utf-8", errors="replace").strip()
-                print(f"\n--- {name} ---\n{text}")
+                show(name, outputs[name].read_text(encoding="utf-8", errors="replace"))
     print()
     for name, code in codes.items():
         print(f"{'FAILED' if code else 'ok':>8}  {name}")
@@ -255,6 +255,14 @@ def check(paths: Sequence[str], *, fix: bool) -> int:
     verdict = f"{failed} of {len(codes)} failed" if failed else "all passed"
     print(f"check: {verdict} in {time.monotonic() - started:.1f} s")
     return 1 if failed else 0
+
+
+def show(name: str, output: str) -> None:
+    """Print what a failed check said, with paths from here, and not more than one can read."""
+    lines = output.strip().replace(f"{ROOT}/", "").splitlines()
+    print(f"\n--- {name} ---", *lines[:LINES_SHOWN_MAX], sep="\n")
+    if len(lines) > LINES_SHOWN_MAX:
+        print(f"... and {len(lines) - LINES_SHOWN_MAX} more lines; name a path to see only its own")
 
 
 def start(command: Sequence[object], output: Path) -> subprocess.Popen[bytes]:

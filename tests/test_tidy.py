@@ -105,7 +105,7 @@ def background_work_is_tracked(source: Source) -> Iterator[str]:
             and node.func.attr in {"create_task", "ensure_future"}
             and not (isinstance(node.func.value, ast.Name) and node.func.value.id == "group")
         ):
-            yield f"{node.lineno}: {node.func.attr} outside tasks.py; use gridx.tasks"
+            yield f"{node.lineno}: {node.func.attr} outside tasks.py, on no TaskGroup called group"
 
 
 def bans_are_not_silenced(source: Source) -> Iterator[str]:
