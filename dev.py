@@ -235,7 +235,7 @@ def check(paths: Sequence[str], *, fix: bool) -> int:
     types = ["--pythonpath", BIN / "python", *targets]
     commands: dict[str, list[object]] = {
         "types": [*python, "basedpyright", *types],
-        "format": [*python, "ruff", "format", "--check", *targets],
+        "format": [*python, "ruff", "format", "--check", "--output-format=concise", *targets],
         "lint": [*python, "ruff", "check", "--quiet", "--output-format=concise", *targets],
         "imports": [BIN / "lint-imports", "--no-cache", "--no-logo"],
         "tidy": [*python, "pytest", "-q", "-rN", "--no-header", "tests/test_tidy.py"],

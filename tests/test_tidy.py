@@ -95,17 +95,24 @@ def names_are_telling(source: Source) -> Iterator[str]:
 
 
 def background_work_is_tracked(source: Source) -> Iterator[str]:
-    """What `banned-api` cannot see: the same call on a loop. A `TaskGroup` called group is fine."""
+    """What `banned-api` cannot see: the same call on a loop. A `TaskGroup` awaits its own tasks."""
     if not source.is_under("src/") or source.path == "src/gridx/tasks.py":
         return
+    groups = {
+        ast.unparse(item.optional_vars)
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.AsyncWith)
+        for item in node.items
+        if item.optional_vars and ast.unparse(item.context_expr) == "asyncio.TaskGroup()"
+    }
     for node in ast.walk(source.tree):
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
             and node.func.attr in {"create_task", "ensure_future"}
-            and not (isinstance(node.func.value, ast.Name) and node.func.value.id == "group")
+            and ast.unparse(node.func.value) not in groups
         ):
-            yield f"{node.lineno}: {node.func.attr} outside tasks.py, on no TaskGroup called group"
+            yield f"{node.lineno}: {node.func.attr} outside tasks.py; use gridx.tasks"
 
 
 def bans_are_not_silenced(source: Source) -> Iterator[str]:
