@@ -1,0 +1,200 @@
+"""Control groups behind one interface, whichever version this host has.
+
+A job's group bounds memory, processes and CPU, and counts what the limits refused: every `reason`
+of a limit comes from these counters, never from an exit code.
+
+Memory and disk. The work folder and `/tmp` are a tmpfs, whose pages the kernel charges to the job's
+group like any memory. So the group's hard bound is memory + disk, which is what the job's worker
+set aside for it, and memory that is *not* on the job's disk is held to its own limit by watching:
+the worker reads the usage every few milliseconds, and once it passes the limit looks what the disk
+explains of it (`MemoryMark`). Version 2 also slows the job down at that mark (`memory.high`).
+(Version 1 could wake the worker, but to be asked for that it waits for all processors to take note,
+which blocks for 10 ms and more.)
+"""
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gridx.worker.sandbox.base import Enforcement
+
+NAME_PREFIX = "gridx-"
+STEP_BYTES_MIN = 1 << 20
+CPU_PERIOD_US = 100_000
+_instances = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a group may take; `disk_bytes` is the part of its memory that is its disk."""
+
+    memory_bytes: int
+    disk_bytes: int
+    processes: int
+    cpus: float
+
+    @property
+    def cpu_quota_us(self) -> int | None:
+        """CPU time in each `CPU_PERIOD_US`; None when the host has no more than that."""
+        if self.cpus >= (os.cpu_count() or 1):
+            return None
+        return max(1_000, round(self.cpus * CPU_PERIOD_US))
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """The kernel's own account of a group; None where this host does not keep it."""
+
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+    oom_kills: int = 0
+    refused_forks: int = 0
+
+
+class Group(Protocol):
+    """The control group of one attempt."""
+
+    @property
+    def joins(self) -> tuple[int, ...]:
+        """Open files; a process that writes `0` to each is in the group."""
+        ...
+
+    def limit(self, allowance: Allowance) -> None:
+        """Bound the group from now on."""
+        ...
+
+    def memory_exceeded(self, disk_used: Callable[[], int]) -> bool:
+        """Whether the group's memory without its disk is past its limit; asked all the time."""
+        ...
+
+    def counters(self) -> Counters:
+        """What the group has taken and been refused so far."""
+        ...
+
+    def close(self) -> None:
+        """Give the group up; its processes must have ended."""
+        ...
+
+
+class Groups(Protocol):
+    """Makes groups below one of this worker's own."""
+
+    @property
+    def version(self) -> str:
+        """Which control groups these are, for a person."""
+        ...
+
+    @property
+    def enforces(self) -> frozenset[Enforcement]:
+        """Which promises these groups keep on this host."""
+        ...
+
+    def open(self) -> None:
+        """Make this worker's own group and remove those of workers that are gone."""
+        ...
+
+    def make(self, name: str) -> Group:
+        """A fresh, empty group without bounds."""
+        ...
+
+    def close(self) -> None:
+        """Remove every group made here."""
+        ...
+
+
+class MemoryMark:
+    """Tells when a group's usage has grown so far that a closer look is due.
+
+    Most looks cost one read of one number. `private_bytes` is what the kernel could not simply
+    drop; what of it lies on the job's disk is the disk's.
+    """
+
+    def __init__(self, usage_file: Path) -> None:
+        self._descriptor = os.open(usage_file, os.O_RDONLY)
+        self.memory_bytes = 0
+        self.mark_bytes = 0
+
+    def limit(self, memory_bytes: int) -> None:
+        self.memory_bytes = self.mark_bytes = memory_bytes
+
+    def passed(self) -> int | None:
+        """The usage in bytes when it is past the mark."""
+        usage = int(os.pread(self._descriptor, 32, 0))
+        return usage if usage > self.mark_bytes else None
+
+    def exceeded(self, usage_bytes: int, private_bytes: int) -> bool:
+        """Whether `private_bytes` (without the disk) is too much; else the mark moves on."""
+        if private_bytes > self.memory_bytes:
+            return True
+        room = self.memory_bytes - private_bytes
+        self.mark_bytes = usage_bytes + max(room, self.memory_bytes // 16, STEP_BYTES_MIN)
+        return False
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def own_name() -> str:
+    """A name for this worker's group that tells whether its maker still lives."""
+    pid = os.getpid()
+    return f"{NAME_PREFIX}{pid}-{_started_at(pid)}-{next(_instances)}"
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether the group called `name` is of a Grid-X worker that is gone."""
+    parts = name.removeprefix(NAME_PREFIX).split("-")
+    if not name.startswith(NAME_PREFIX) or len(parts) != 3 or not parts[0].isdigit():
+        return False
+    return _started_at(int(parts[0])) != parts[1]
+
+
+def remove_tree(folder: Path) -> bool:
+    """Remove a group with those below it; False when the kernel still holds one."""
+    try:
+        for each in folder.iterdir():
+            if each.is_dir():
+                remove_tree(each)
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def read_table(path: Path) -> dict[str, int]:
+    """A file of lines `name number`."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
+def mounts() -> list[tuple[str, str, frozenset[str]]]:
+    """Every mounted control group file system: its kind, folder and options."""
+    found: list[tuple[str, str, frozenset[str]]] = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            found.append((kind, before.split()[4], frozenset(options.split(","))))
+    return found
+
+
+def memberships() -> dict[str, str]:
+    """The group of this process for each controller (of version 2 under the empty name)."""
+    result: dict[str, str] = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for each in controllers.split(","):
+            result[each] = path
+    return result
+
+
+def _started_at(pid: int) -> str:
+    """When the process started, in the kernel's ticks; empty when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,142 @@
+"""Control groups version 1: one hierarchy a controller, as older hosts and some containers have."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from gridx.worker.sandbox import cgroup
+from gridx.worker.sandbox.base import Enforcement
+from gridx.worker.sandbox.cgroup import Allowance, Counters, MemoryMark
+
+_CONTROLLERS = {
+    "memory": Enforcement.MEMORY,
+    "pids": Enforcement.PROCESSES,
+    "cpu": Enforcement.CPU,
+    "cpuacct": None,
+}
+_SHARES_OF_A_CPU = 1024
+
+
+class GroupsV1:
+    """Groups below the worker's own in every hierarchy that it may write."""
+
+    version = "version 1"
+
+    def __init__(self, folders: dict[str, Path]) -> None:
+        self._name = cgroup.own_name()
+        self._above = folders
+        self._own = {each: folder / self._name for each, folder in folders.items()}
+        self._removed_later: list[Path] = []
+
+    @property
+    def enforces(self) -> frozenset[Enforcement]:
+        return frozenset(kept for each in self._own if (kept := _CONTROLLERS[each]) is not None)
+
+    def open(self) -> None:
+        for folder in set(self._above.values()):
+            for each in folder.glob(f"{cgroup.NAME_PREFIX}*"):
+                if cgroup.is_abandoned(each.name):
+                    cgroup.remove_tree(each)
+        for folder in set(self._own.values()):
+            folder.mkdir()
+
+    def make(self, name: str) -> "GroupV1":
+        self._removed_later = [each for each in self._removed_later if not _removed(each)]
+        return GroupV1({each: own / name for each, own in self._own.items()}, self._remove)
+
+    def close(self) -> None:
+        for folder in set(self._own.values()):
+            cgroup.remove_tree(folder)
+
+    def _remove(self, folder: Path) -> None:
+        if not _removed(folder):
+            self._removed_later.append(folder)
+
+
+class GroupV1:
+    """One attempt's groups, one in each hierarchy."""
+
+    def __init__(self, folders: dict[str, Path], remove: Callable[[Path], None]) -> None:
+        self._folders = folders
+        self._remove = remove
+        unique = set(folders.values())
+        for each in unique:
+            each.mkdir()
+        self._joins = tuple(os.open(each / "cgroup.procs", os.O_WRONLY) for each in unique)
+        counted = "memory" in folders
+        self._mark = MemoryMark(self._memory("usage_in_bytes")) if counted else None
+
+    @property
+    def joins(self) -> tuple[int, ...]:
+        return self._joins
+
+    def limit(self, allowance: Allowance) -> None:
+        if self._mark is not None:
+            self._mark.limit(allowance.memory_bytes)
+            hard = str(allowance.memory_bytes + allowance.disk_bytes)
+            self._memory("limit_in_bytes").write_text(hard)
+            with_swap = self._memory("memsw.limit_in_bytes")
+            if with_swap.exists():
+                with_swap.write_text(hard)
+        if pids := self._folders.get("pids"):
+            (pids / "pids.max").write_text(str(allowance.processes))
+        if cpu := self._folders.get("cpu"):
+            shares = max(2, round(allowance.cpus * _SHARES_OF_A_CPU))
+            (cpu / "cpu.shares").write_text(str(shares))
+            if (quota := allowance.cpu_quota_us) is not None:
+                (cpu / "cpu.cfs_quota_us").write_text(str(quota))
+
+    def memory_exceeded(self, disk_used: Callable[[], int]) -> bool:
+        if self._mark is None or (usage := self._mark.passed()) is None:
+            return False
+        if self.counters().oom_kills:
+            return True
+        stat = cgroup.read_table(self._memory("stat"))
+        droppable = stat["cache"] - stat["shmem"]
+        return self._mark.exceeded(usage, usage - droppable - disk_used())
+
+    def counters(self) -> Counters:
+        cpu_s = peak = None
+        oom_kills = refused_forks = 0
+        if "cpuacct" in self._folders:
+            cpu_s = int((self._folders["cpuacct"] / "cpuacct.usage").read_text()) / 1e9
+        if "memory" in self._folders:
+            peak = int(self._memory("max_usage_in_bytes").read_text())
+            oom_kills = cgroup.read_table(self._memory("oom_control")).get("oom_kill", 0)
+        if "pids" in self._folders:
+            events = cgroup.read_table(self._folders["pids"] / "pids.events")
+            refused_forks = events.get("max", 0)
+        return Counters(cpu_s, peak, oom_kills, refused_forks)
+
+    def close(self) -> None:
+        if self._mark is not None:
+            self._mark.close()
+        for each in self._joins:
+            os.close(each)
+        for folder in set(self._folders.values()):
+            self._remove(folder)
+
+    def _memory(self, name: str) -> Path:
+        return self._folders["memory"] / f"memory.{name}"
+
+
+def find() -> GroupsV1 | None:
+    """The hierarchies of version 1 in which this process may make groups; None without any."""
+    paths = cgroup.memberships()
+    folders: dict[str, Path] = {}
+    for kind, folder, options in cgroup.mounts():
+        for controller in options & set(_CONTROLLERS) if kind == "cgroup" else ():
+            own = Path(folder) / paths.get(controller, "/").lstrip("/")
+            if os.access(own, os.W_OK):
+                folders[controller] = own
+    return GroupsV1(folders) if folders else None
+
+
+def _removed(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

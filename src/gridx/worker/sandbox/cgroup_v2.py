@@ -1,0 +1,171 @@
+"""Control groups version 2: the unified hierarchy, delegated to the worker or owned by root."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gridx.worker.sandbox import cgroup
+from gridx.worker.sandbox.base import Enforcement
+from gridx.worker.sandbox.cgroup import Allowance, Counters, MemoryMark
+
+_CONTROLLERS = {
+    "memory": Enforcement.MEMORY,
+    "pids": Enforcement.PROCESSES,
+    "cpu": Enforcement.CPU,
+}
+_WEIGHT_OF_A_CPU = 100
+_SLACK_BYTES = 1 << 20  # so that the mark is passed before the kernel slows the job down
+_WORKERS_LEAF = "gridx-worker"
+
+
+class GroupsV2:
+    """Groups below one made for this worker, with the controllers that could be handed down."""
+
+    version = "version 2"
+
+    def __init__(self, above: Path, controllers: frozenset[str]) -> None:
+        self._above = above
+        self._own = above / cgroup.own_name()
+        self._controllers = controllers
+        self._removed_later: list[Path] = []
+
+    @property
+    def enforces(self) -> frozenset[Enforcement]:
+        return frozenset(_CONTROLLERS[each] for each in self._controllers)
+
+    def open(self) -> None:
+        for each in self._above.glob(f"{cgroup.NAME_PREFIX}*"):
+            if cgroup.is_abandoned(each.name):
+                cgroup.remove_tree(each)
+        self._own.mkdir()
+        _hand_down(self._own)
+
+    def make(self, name: str) -> "GroupV2":
+        self._removed_later = [each for each in self._removed_later if not cgroup.remove_tree(each)]
+        return GroupV2(self._own / name, self._controllers, self._remove)
+
+    def close(self) -> None:
+        cgroup.remove_tree(self._own)
+
+    def _remove(self, folder: Path) -> None:
+        if not cgroup.remove_tree(folder):
+            self._removed_later.append(folder)
+
+
+class GroupV2:
+    """One attempt's group."""
+
+    def __init__(
+        self, folder: Path, controllers: frozenset[str], remove: Callable[[Path], None]
+    ) -> None:
+        self._folder = folder
+        self._controllers = controllers
+        self._remove = remove
+        folder.mkdir()
+        self._joins = (os.open(folder / "cgroup.procs", os.O_WRONLY),)
+        counted = "memory" in controllers
+        self._mark = MemoryMark(folder / "memory.current") if counted else None
+
+    @property
+    def joins(self) -> tuple[int, ...]:
+        return self._joins
+
+    def limit(self, allowance: Allowance) -> None:
+        if self._mark is not None:
+            self._mark.limit(allowance.memory_bytes)
+            self._write("memory.max", allowance.memory_bytes + allowance.disk_bytes)
+            self._write("memory.high", allowance.memory_bytes + _SLACK_BYTES)
+            self._write("memory.oom.group", 1)
+            if (self._folder / "memory.swap.max").exists():
+                self._write("memory.swap.max", 0)
+        if "pids" in self._controllers:
+            self._write("pids.max", allowance.processes)
+        if "cpu" in self._controllers:
+            weight = max(1, min(10_000, round(allowance.cpus * _WEIGHT_OF_A_CPU)))
+            self._write("cpu.weight", weight)
+            if (quota := allowance.cpu_quota_us) is not None:
+                self._write("cpu.max", f"{quota} {cgroup.CPU_PERIOD_US}")
+
+    def memory_exceeded(self, disk_used: Callable[[], int]) -> bool:
+        if self._mark is None or (usage := self._mark.passed()) is None:
+            return False
+        if self.counters().oom_kills:
+            return True
+        stat = cgroup.read_table(self._folder / "memory.stat")
+        droppable = stat["file"] - stat["shmem"] + stat.get("slab_reclaimable", 0)
+        if self._mark.exceeded(usage, usage - droppable - disk_used()):
+            return True
+        self._write("memory.high", self._mark.mark_bytes + _SLACK_BYTES)
+        return False
+
+    def counters(self) -> Counters:
+        stat = cgroup.read_table(self._folder / "cpu.stat")
+        peak = None
+        oom_kills = refused_forks = 0
+        if "memory" in self._controllers:
+            oom_kills = cgroup.read_table(self._folder / "memory.events").get("oom_kill", 0)
+            peak_file = self._folder / "memory.peak"  # since kernel 5.19
+            peak = int(peak_file.read_text()) if peak_file.exists() else None
+        if "pids" in self._controllers:
+            refused_forks = cgroup.read_table(self._folder / "pids.events").get("max", 0)
+        return Counters(stat.get("usage_usec", 0) / 1e6, peak, oom_kills, refused_forks)
+
+    def close(self) -> None:
+        if self._mark is not None:
+            self._mark.close()
+        for each in self._joins:
+            os.close(each)
+        self._remove(self._folder)
+
+    def _write(self, name: str, value: int | str) -> None:
+        (self._folder / name).write_text(str(value))
+
+
+def find() -> GroupsV2 | None:
+    """A place of version 2 in which this process may make groups; None without one."""
+    for kind, folder, _ in cgroup.mounts():
+        if kind != "cgroup2":
+            continue
+        top = Path(folder)
+        own = top / cgroup.memberships().get("", "/").lstrip("/")
+        for above in dict.fromkeys(_places(top, own)):
+            if controllers := _hand_down(above):
+                return GroupsV2(above, controllers)
+    return None
+
+
+def _places(top: Path, own: Path) -> Iterator[Path]:
+    """Where groups could be made: in the worker's own group, beside it, or (as root) on top."""
+    offered = own / "cgroup.controllers"
+    if not offered.exists() or not offered.read_text().strip():
+        return
+    if own.name == _WORKERS_LEAF:  # of an earlier look by this process
+        yield own.parent
+    if own != top:
+        _step_aside(own)
+        yield own
+    yield top
+
+
+def _step_aside(own: Path) -> None:
+    """Move this process into a leaf: a group that hands controllers down holds no process."""
+    if (own / "cgroup.procs").read_text().split() != [str(os.getpid())]:
+        return
+    leaf = own / _WORKERS_LEAF
+    leaf.mkdir(exist_ok=True)
+    (leaf / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def _hand_down(folder: Path) -> frozenset[str]:
+    """Hand every controller we use down to the groups below; says which of them are."""
+    control = folder / "cgroup.subtree_control"
+    try:
+        offered = set((folder / "cgroup.controllers").read_text().split())
+        for each in sorted(offered & set(_CONTROLLERS)):
+            control.write_text(f"+{each}")
+    except OSError:
+        pass
+    try:
+        return frozenset(control.read_text().split()) & frozenset(_CONTROLLERS)
+    except OSError:
+        return frozenset()

@@ -1,0 +1,118 @@
+"""The kernel's calls that Python's `os` does not carry, and the numbers they take.
+
+Each raises `OSError` with what was tried. Standard library only: this runs inside the box.
+"""
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+
+NEWTIME, NEWNS, NEWCGROUP, NEWUTS = 0x80, 0x20000, 0x2000000, 0x4000000
+NEWIPC, NEWUSER, NEWPID, NEWNET = 0x8000000, 0x10000000, 0x20000000, 0x40000000
+
+READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 1, 2, 4, 8
+REMOUNT, BIND, RECURSIVE, PRIVATE = 32, 4096, 16384, 1 << 18
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 24, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECCOMP_MODE_FILTER = 2
+_CAPABILITY_VERSION_3 = 0x20080522
+_CLOSE_RANGE, _LAST_DESCRIPTOR = 436, (1 << 31) - 1  # the call's number on every processor
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def _prctl(*arguments: int) -> int:
+    padded = (*arguments, 0, 0, 0, 0)[:5]
+    return int(_libc.prctl(*[ctypes.c_ulong(each) for each in padded]))
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces named by `flags` for new ones."""
+    _check(_libc.unshare(flags), f"unshare {flags:#x}")
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """Enter the namespace of `kind` that `descriptor` stands for."""
+    _check(_libc.setns(descriptor, kind), f"setns {kind:#x}")
+
+
+def mount(
+    source: str | None, target: str, kind: str | None, flags: int, data: str | None = None
+) -> None:
+    """Mount `source` of file system `kind` at `target`."""
+    texts = [None if each is None else each.encode() for each in (source, target, kind, data)]
+    result = _libc.mount(texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3])
+    _check(result, f"mount {kind or source} on {target}")
+
+
+def sethostname(name: str) -> None:
+    """Name this UTS namespace's host."""
+    _check(_libc.sethostname(name.encode(), len(name)), "sethostname")
+
+
+def loopback_up() -> None:
+    """Raise the loopback interface of this network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sH14x", b"lo", _IFF_UP)
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request)
+
+
+def close_all_but(*keep: int) -> None:
+    """Close every descriptor of this process other than `keep`."""
+    first = 0
+    for each in (*sorted(keep), _LAST_DESCRIPTOR + 1):
+        if first < each and _libc.syscall(_CLOSE_RANGE, first, each - 1, 0) < 0:
+            os.closerange(first, min(each, 1 << 16))  # a kernel before 5.9
+        first = each + 1
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Have `signal_number` sent to this process when the one that forked it ends."""
+    _check(_prctl(_PR_SET_PDEATHSIG, signal_number), "die with parent")
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Whether others of this uid may look into this process."""
+    _check(_prctl(_PR_SET_DUMPABLE, int(dumpable)), "set dumpable")
+
+
+def empty_bounding_set() -> None:
+    """Give up, for good and for all children, ever gaining a capability by running a file."""
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    for capability in range(64):
+        if _prctl(_PR_CAPBSET_DROP, capability) < 0:
+            return
+
+
+def drop_privileges(uid: int, *, dumpable: bool) -> None:
+    """Become `uid` without groups, capabilities or a way to gain any."""
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, bytes(24)), "capset")
+    _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
+    set_dumpable(dumpable)
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]
+
+
+def install_filter(program: bytes) -> None:
+    """Put a compiled seccomp filter on this process and all that it starts, for good."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    described = _FilterProgram(len(program) // 8, ctypes.addressof(buffer))
+    result = _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(described))
+    _check(result, "install the system call filter")

@@ -1,0 +1,171 @@
+"""One attempt's supervisor: builds its world, starts reaper and job, ends both, says how it ended.
+
+It never reads a word of the job's: the payload is a descriptor that it hands on. When the worker's
+end of its socket closes it ends the attempt; when it dies itself, the reaper is killed with it and
+the kernel ends every process of that world.
+"""
+
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+
+from gridx.worker.sandbox.inside import job, kernel
+from gridx.worker.sandbox.inside.wire import (
+    ENDED,
+    FAILED,
+    FIRST_JOB_UID,
+    JOB_UIDS,
+    KILL,
+    MESSAGE_BYTES_MAX,
+    READY,
+    SHM,
+    TERMINATE,
+    TMP,
+    WORK,
+    Setup,
+    Start,
+)
+
+_START_DESCRIPTORS = 4
+_NO_RUNNING = kernel.NO_SUID | kernel.NO_DEV
+_WAITING_TMPFS = "mode=0755,size=1m,nr_inodes=64"
+
+
+def main(worker: socket.socket, setup: Setup) -> None:
+    """Run one attempt from its first namespace to its last process."""
+    try:
+        _attempt(worker, setup)
+    except Exception as failure:  # noqa: BLE001 - the worker is told, whatever it was
+        worker.send(FAILED + repr(failure).encode()[: MESSAGE_BYTES_MAX // 2])
+    os._exit(0)
+
+
+def _attempt(worker: socket.socket, setup: Setup) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    uid = FIRST_JOB_UID + setup.slot % JOB_UIDS if setup.mapped else os.getuid()
+    disk = _make_world(uid)
+    reaper = os.fork()
+    if reaper == 0:
+        _be_child(lambda: _reap(uid))
+    own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = os.fork()
+    if child == 0:
+        _be_child(lambda: job.main(theirs, uid, setup.groups))
+    theirs.close()
+    for each in setup.groups:
+        os.close(each)
+    answer = own.recv(MESSAGE_BYTES_MAX)
+    if answer != READY:
+        worker.send(answer or FAILED + b"the job's process died before it began")
+        return
+    socket.send_fds(worker, [READY], [disk])
+    os.close(disk)
+    _watch(worker, own, child, reaper)
+
+
+def _be_child(body: Callable[[], None]) -> None:
+    try:
+        body()
+    finally:
+        os._exit(1)
+
+
+def _make_world(uid: int) -> int:
+    """Unshare everything and mount what is the job's own; returns the root of its disk, open."""
+    kernel.unshare(kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWPID | kernel.NEWNET)
+    kernel.sethostname("job")
+    kernel.loopback_up()
+    # One file system holds the work folder and /tmp, so that one bound and one look cover both.
+    kernel.mount("disk", TMP, "tmpfs", _NO_RUNNING, _WAITING_TMPFS)
+    for name, mode in (("work", 0o755), ("tmp", 0o1777)):
+        os.mkdir(f"{TMP}/{name}")
+        os.chmod(f"{TMP}/{name}", mode)
+    os.chown(f"{TMP}/work", uid, uid)
+    disk = os.open(TMP, os.O_RDONLY | os.O_DIRECTORY)
+    kernel.mount(f"{TMP}/work", WORK, None, kernel.BIND)
+    kernel.mount(f"{TMP}/tmp", TMP, None, kernel.BIND)
+    kernel.mount("shm", SHM, "tmpfs", _NO_RUNNING, "mode=1777,size=1m,nr_inodes=64")
+    return disk
+
+
+def _reap(uid: int) -> None:
+    """Be process 1 of the job's world: wait for orphans; pass TERM on to everybody."""
+    kernel.close_all_but()
+    kernel.drop_privileges(uid, dumpable=False)
+    kernel.die_with_parent(signal.SIGKILL)  # a change of uid clears it, so it comes last
+    awaited = {signal.SIGCHLD, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    while True:
+        if signal.sigwait(awaited) == signal.SIGTERM:
+            for each in (signal.SIGTERM, signal.SIGCONT):
+                try:
+                    os.kill(-1, each)
+                except ProcessLookupError:
+                    continue
+        _wait_for_orphans()
+
+
+def _wait_for_orphans() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+    except ChildProcessError:
+        return
+
+
+def _watch(worker: socket.socket, to_job: socket.socket, child: int, reaper: int) -> None:
+    """Hand the start over, obey the worker, and report the end once nothing is left."""
+    ended = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(worker, select.POLLIN)
+    poll.register(to_job, select.POLLIN)
+    poll.register(ended, select.POLLIN)
+    failure = b""
+    while True:
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if to_job.fileno() in ready:
+            failure = to_job.recv(MESSAGE_BYTES_MAX)
+            poll.unregister(to_job)
+        if ended in ready:
+            break
+        if worker.fileno() in ready and not _obey(worker, to_job, child, reaper):
+            return
+    _, status, usage = os.wait4(child, 0)
+    os.kill(reaper, signal.SIGKILL)
+    _, _, orphans = os.wait4(reaper, 0)
+    cpu_user = usage.ru_utime + orphans.ru_utime
+    cpu_system = usage.ru_stime + orphans.ru_stime
+    peak = usage.ru_maxrss * 1024
+    worker.send(failure or ENDED.pack(status, cpu_user, cpu_system, peak))
+
+
+def _obey(worker: socket.socket, to_job: socket.socket, child: int, reaper: int) -> bool:
+    """Do what the worker says; False when it is gone and so is the attempt."""
+    message, descriptors, _, _ = socket.recv_fds(worker, MESSAGE_BYTES_MAX, _START_DESCRIPTORS)
+    if message == TERMINATE:
+        os.kill(reaper, signal.SIGTERM)
+    elif message == KILL:
+        os.kill(reaper, signal.SIGKILL)
+    elif message:
+        _size(Start.parse(message))
+        socket.send_fds(to_job, [message], descriptors)
+        for each in descriptors:
+            os.close(each)
+    else:
+        os.kill(reaper, signal.SIGKILL)
+        os.waitpid(reaper, 0)
+        os.waitpid(child, 0)
+        return False
+    return True
+
+
+def _size(start: Start) -> None:
+    """Give the mounts the sizes of this job; one page more than asked holds the folders."""
+    disk = f"size={start.disk_bytes},nr_inodes={start.disk_files}"
+    shm = f"size={start.shm_bytes},nr_inodes={start.disk_files}"
+    flags = kernel.REMOUNT | _NO_RUNNING
+    kernel.mount(None, WORK, None, flags, disk)
+    kernel.mount(None, SHM, None, flags, shm)

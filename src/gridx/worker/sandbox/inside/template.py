@@ -1,0 +1,80 @@
+"""The template: waits in the box and forks one supervisor for each attempt; it never sees a job.
+
+It takes messages of `SPAWN` with the attempt's socket and the control groups to join, nothing else,
+and ends when the worker's end of its own socket does; the kernel then ends all it started.
+"""
+
+import gc
+import os
+import signal
+import socket
+
+from gridx.worker.sandbox.inside import kernel, supervisor
+from gridx.worker.sandbox.inside.wire import READY, SPAWN, Setup
+
+_MESSAGE_BYTES_MAX = 64
+_DESCRIPTORS_MAX = 16
+_UIDS = 65_536
+
+
+def main(descriptor: int, first_host_uid: int | None) -> None:
+    """Serve `descriptor`; with `first_host_uid` (run by root) become that uid and those after."""
+    worker = socket.socket(fileno=descriptor)
+    if first_host_uid is not None:
+        _leave_root(first_host_uid)
+    kernel.empty_bounding_set()
+    kernel.set_dumpable(False)
+    os.umask(0o022)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are nobody's to wait for
+    gc.collect()
+    gc.freeze()
+    worker.send(READY)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(worker, _MESSAGE_BYTES_MAX, _DESCRIPTORS_MAX)
+        if not message:
+            os._exit(0)
+        _spawn(worker, message, descriptors)
+
+
+def _spawn(worker: socket.socket, message: bytes, descriptors: list[int]) -> None:
+    (slot,) = SPAWN.unpack(message)
+    if os.fork() == 0:
+        try:
+            worker.close()
+            attempt, *groups = descriptors
+            setup = Setup(slot=slot, mapped=os.getuid() == 0, groups=tuple(groups))
+            supervisor.main(socket.socket(fileno=attempt), setup)
+        finally:
+            os._exit(1)
+    for each in descriptors:
+        os.close(each)
+
+
+def _leave_root(first_host_uid: int) -> None:
+    """Turn the host's root into an unprivileged user that is root only in its own namespaces.
+
+    A fresh /proc comes first: below a user namespace a new one may be mounted only where one is
+    seen whole, and bwrap covers parts of its own.
+    """
+    kernel.mount("proc", "/proc", "proc", kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC)
+    wait, tell = os.pipe()
+    own = os.getpid()
+    helper = os.fork()
+    if helper == 0:
+        try:
+            os.read(wait, 1)
+            for kind in ("uid", "gid"):
+                with open(f"/proc/{own}/{kind}_map", "w", encoding="ascii") as mapping:
+                    mapping.write(f"0 {first_host_uid} {_UIDS}")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    kernel.unshare(kernel.NEWUSER | kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWNET)
+    os.write(tell, b".")
+    if os.waitpid(helper, 0)[1] != 0:
+        raise OSError("the worker may not map user ids")
+    os.close(wait)
+    os.close(tell)
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
