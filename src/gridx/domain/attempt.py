@@ -82,7 +82,7 @@ def ending_of_report(reason: Reason | None, exit_code: int | None, cancelled: bo
     requested before its result was committed is cancelled, however it ended.
     """
     if cancelled and reason is not Reason.SANDBOX_ERROR:
-        return Ending(AttemptStatus.CANCELLED, None, exit_code)
+        return Ending(AttemptStatus.CANCELLED)
     if reason is None:
         if exit_code == 0:
             return Ending(AttemptStatus.SUCCEEDED, None, 0)

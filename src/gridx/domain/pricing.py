@@ -176,21 +176,23 @@ _WHY = {
 }
 
 
-def verdict(status: JobStatus, reason: Reason | None, settlement: Settlement) -> Verdict:
-    """The receipt's `fault` and `why` of a final job."""
-    cost = format_credits(settlement.cost)
-    seconds = f"{settlement.billed_us / SECOND_US:.6f} s"
-    charge = (
-        f"{cost} credits are charged for {seconds} of run time"
-        if settlement.cost
-        else "nothing is charged"
-    )
+def verdict(
+    status: JobStatus, reason: Reason | None, cost: int, billed_us: int, *, ran: bool
+) -> Verdict:
+    """The receipt's `fault` and `why` of a final job; `ran` says whether it ever started."""
+    charge = "nothing is charged"
+    if cost:
+        charge = (
+            f"{format_credits(cost)} credits are charged to the submitter for "
+            f"{billed_us / SECOND_US:.6f} s of run time"
+        )
     if status is JobStatus.SUCCEEDED:
-        own = "" if settlement.cost else " because it ran on the submitter's own worker"
+        own = "" if cost else ", because it ran on the submitter's own worker"
         return Verdict("none", f"The job succeeded: {charge}{own}.")
     if status is JobStatus.CANCELLED:
-        return Verdict("submitter", f"The submitter cancelled the job: {charge}.")
-    if reason in _WHY:
+        when = "" if ran else " before it started"
+        return Verdict("submitter", f"The submitter cancelled the job{when}: {charge}.")
+    if reason is not None and reason in _WHY:
         return Verdict("submitter", f"{_WHY[reason]}: {charge}.")
     match reason:
         case Reason.LOST:
@@ -199,7 +201,5 @@ def verdict(status: JobStatus, reason: Reason | None, settlement: Settlement) ->
             return Verdict("worker", f"The workers could not run the job: {charge}.")
         case Reason.DEPENDENCY_FAILED:
             return Verdict("submitter", f"A job it waits for failed: {charge}.")
-        case Reason.EXPIRED:
-            return Verdict("grid", f"No worker took the job in time: {charge}.")
         case _:
-            return Verdict("grid", f"The job failed: {charge}.")
+            return Verdict("grid", f"No worker took the job in time: {charge}.")

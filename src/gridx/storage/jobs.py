@@ -186,6 +186,7 @@ def list_jobs(
     connection: Connection,
     user_id: str,
     where: Mapping[str, str | None],
+    *,
     tag: str | None,
     limit: int,
     before: int | None,
@@ -207,7 +208,7 @@ def list_jobs(
     return [_job(r) for r in connection.execute(query.order_by(jobs.c.number.desc()).limit(limit))]
 
 
-def count_unfinished(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
+def count_waiting(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
     """How many jobs of each user wait for a worker."""
     rows = connection.execute(
         select(jobs.c.user_id, func.count())
@@ -257,9 +258,10 @@ def lock_jobs(connection: Connection, job_ids: Collection[str]) -> dict[str, Job
     return {row.job_id: state_of(row) for row in rows}
 
 
-def lock_unfinished_of_user(connection: Connection, user_id: str, limit: int) -> list[JobState]:
-    """Jobs of a user that are not final, locked, oldest first."""
-    return _lock_unfinished(connection, jobs.c.user_id == user_id, limit)
+def lock_queued_of_user(connection: Connection, user_id: str, limit: int) -> list[JobState]:
+    """Jobs of a user that are queued, locked, oldest first."""
+    condition = (jobs.c.user_id == user_id) & (jobs.c.status == "queued")
+    return _lock_unfinished(connection, condition, limit)
 
 
 def lock_unfinished_of_batch(

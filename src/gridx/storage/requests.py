@@ -33,7 +33,7 @@ def forget_rates(connection: Connection, now: int) -> None:
 
 
 def reserve_answer(
-    connection: Connection, user_id: str, path: str, key: str, body_hash: str, now: int
+    connection: Connection, user_id: str, path: str, key: str, *, body_hash: str, now: int
 ) -> tuple[str, str] | None:
     """Take an idempotency key; None when it is fresh, else the (body hash, result) it has.
 

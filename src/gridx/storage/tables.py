@@ -100,8 +100,7 @@ audit = Table(
     Column("at", BigInteger, nullable=False),
     Column("actor", UserId, nullable=False),
     Column("action", Word, nullable=False),
-    Column("subject", String(128), nullable=False),
-    Column("note", Text),
+    Column("subject", String(1024), nullable=False),
 )
 
 rate_limits = Table(

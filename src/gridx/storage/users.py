@@ -63,12 +63,15 @@ def list_users(connection: Connection, limit: int, after: str | None) -> list[Us
     return [_user(row) for row in connection.execute(query)]
 
 
-def suspended_of(connection: Connection, user_ids: Collection[str]) -> set[str]:
-    """Which of these users are suspended (or unknown)."""
+def lock_active(connection: Connection, user_ids: Collection[str]) -> set[str]:
+    """Those of the users that exist and are not suspended, locked so that they stay so."""
     rows = connection.execute(
-        select(users.c.user_id).where(users.c.user_id.in_(user_ids), ~users.c.suspended)
+        select(users.c.user_id, users.c.suspended)
+        .where(users.c.user_id.in_(sorted(set(user_ids))))
+        .order_by(users.c.user_id)
+        .with_for_update()
     )
-    return set(user_ids) - set(rows.scalars())
+    return {row.user_id for row in rows if not row.suspended}
 
 
 # ------------------------------------------------------------------ tokens
@@ -93,16 +96,16 @@ def insert_token(
     )
 
 
-def find_principal(connection: Connection, secret_hash: str, now: int) -> Principal | None:
-    """Who bears the token with this hash; None when unknown, expired, or its user suspended."""
+def find_principal(connection: Connection, secret_hash: str) -> tuple[Principal, bool] | None:
+    """Who bears the token with this hash, and whether that user is suspended."""
     row = connection.execute(
-        select(tokens, users.c.role)
+        select(tokens, users.c.role, users.c.suspended)
         .join(users, users.c.user_id == tokens.c.user_id)
-        .where(tokens.c.secret_hash == secret_hash, ~users.c.suspended)
+        .where(tokens.c.secret_hash == secret_hash)
     ).first()
-    if row is None or (row.expires_at is not None and row.expires_at <= now):
+    if row is None:
         return None
-    return Principal(
+    who = Principal(
         row.token_id,
         TokenKind(row.kind),
         row.user_id,
@@ -111,6 +114,7 @@ def find_principal(connection: Connection, secret_hash: str, now: int) -> Princi
         row.expires_at,
         row.worker_id,
     )
+    return who, bool(row.suspended)
 
 
 def _scopes(text: str) -> frozenset[Scope]:
@@ -179,6 +183,7 @@ def _key(row: "Row[tuple[object, ...]]") -> ApiKey:
 def insert_invite(
     connection: Connection,
     secret_hash: str,
+    *,
     created_by: str,
     created_at: int,
     expires_at: int | None,
@@ -212,10 +217,6 @@ def use_invite(
     return (False, None) if row is None else (True, row.amount)
 
 
-def insert_audit(
-    connection: Connection, at: int, actor: str, action: str, subject: str, note: str | None = None
-) -> None:
+def insert_audit(connection: Connection, at: int, actor: str, action: str, subject: str) -> None:
     """Record what an administrator did to whom."""
-    connection.execute(
-        insert(audit).values(at=at, actor=actor, action=action, subject=subject, note=note)
-    )
+    connection.execute(insert(audit).values(at=at, actor=actor, action=action, subject=subject))

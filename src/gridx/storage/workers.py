@@ -84,6 +84,15 @@ def end_session(connection: Connection, worker_id: str, session_id: str, now: in
     return result.rowcount == 1
 
 
+def end_silent_sessions(connection: Connection, before: int) -> None:
+    """Mark workers offline that no coordinator has heard of since `before`."""
+    connection.execute(
+        update(workers)
+        .where(workers.c.session_id.is_not(None), workers.c.seen_at < before)
+        .values(session_id=None)
+    )
+
+
 _SEEN = (
     update(workers)
     .where(

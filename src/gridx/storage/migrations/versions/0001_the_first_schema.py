@@ -137,8 +137,7 @@ def _people() -> None:
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("actor", sa.String(length=64), nullable=False),
         sa.Column("action", sa.String(length=32), nullable=False),
-        sa.Column("subject", sa.String(length=128), nullable=False),
-        sa.Column("note", sa.Text(), nullable=True),
+        sa.Column("subject", sa.String(length=1024), nullable=False),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_audit")),
     )
 
@@ -160,9 +159,7 @@ def _requests() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("user_id", "path", "key", name=op.f("pk_idempotency")),
     )
-    op.create_index(
-        op.f("ix_idempotency_created_at"), "idempotency", ["created_at"], unique=False
-    )
+    op.create_index(op.f("ix_idempotency_created_at"), "idempotency", ["created_at"], unique=False)
 
 
 def _money() -> None:

@@ -1,0 +1,207 @@
+"""The coordinator put together: the store, the bus, the use cases, and the loops.
+
+A server makes one `Grid`, opens it, calls its use cases, and closes it.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from gridx.bus.local import make_bus
+from gridx.clock import MICROSECONDS, Clock
+from gridx.coordinator.accounts import Accounts
+from gridx.coordinator.attempts import Outcome
+from gridx.coordinator.dispatcher import Dispatcher
+from gridx.coordinator.jobs import Jobs
+from gridx.coordinator.metrics import Metrics
+from gridx.coordinator.reaper import Reaper
+from gridx.coordinator.recorder import Recorder
+from gridx.coordinator.users import Users
+from gridx.coordinator.watch import Watch
+from gridx.coordinator.workers import Workers
+from gridx.domain.ledger import Verification
+from gridx.domain.policy import Policy
+from gridx.storage import jobs, ledger, requests, users, workers
+from gridx.storage.database import Connection, Database
+from gridx.storage.dialect import make_engine
+from gridx.storage.schema import migrate as migrate_schema
+from gridx.tasks import Tasks
+
+_HEALTH_TIMEOUT_S = 2.0
+_STATUS_AGE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GridStatus:
+    """The grid at a glance."""
+
+    workers_total: int
+    workers_active: int
+    queue_size: int
+    running: int
+    coordinators: int
+    uptime_s: float
+
+
+class Grid:
+    """One coordinator. `open` before use, `close` after."""
+
+    def __init__(self, policy: Policy, clock: Clock) -> None:
+        """Raises `InvalidInput` for a store or a bus this version does not have."""
+        self._policy = policy
+        self._clock = clock
+        self._tasks = Tasks()
+        self._bus = make_bus(policy.bus_url)
+        self._coordinator_id = clock.new_id()
+        self._started_s = clock.monotonic()
+        self._status: tuple[float, GridStatus] | None = None
+        self._database = Database(
+            policy.storage_url,
+            readers=policy.readers,
+            writers=policy.writers,
+            group_size_max=policy.group_size_max,
+            on_commit=self._count_commit,
+        )
+        self._dispatcher = Dispatcher(self._database, self._bus, clock, policy)
+        self.metrics = Metrics(lambda: self._database, clock, self._dispatcher.sessions)
+        recorder = Recorder(self._database, clock, policy.output_bytes_max, self._committed)
+        self.workers = Workers(
+            self._database,
+            self._bus,
+            clock,
+            policy,
+            dispatcher=self._dispatcher,
+            recorder=recorder,
+            tasks=self._tasks,
+            committed=self._committed,
+        )
+        self.sessions = self.workers
+        self.jobs = Jobs(
+            self._database,
+            self._bus,
+            clock,
+            policy,
+            note=self._dispatcher.note,
+            committed=self._committed,
+        )
+        self.users = Users(self._database, clock, policy, suspended=self._after_suspension)
+        self.accounts = Accounts(self._database, clock)
+        self.watch = Watch(self._database, self._bus)
+        self._reaper = Reaper(
+            self._database,
+            clock,
+            policy,
+            coordinator_id=self._coordinator_id,
+            sessions=self._dispatcher.sessions,
+            committed=self._committed,
+        )
+
+    async def open(self) -> None:
+        """Migrate the store and start the loops.
+
+        Raises `InvalidInput` for a foreign or damaged database, `Unavailable` when it is away.
+        """
+        await asyncio.to_thread(migrate, self._policy)
+        await self._database.open()
+        self._tasks.start("dispatcher", self._dispatcher.run())
+        self._tasks.start("reaper", self._reaper.run())
+
+    async def close(self) -> None:
+        """End sessions and loops, finish what was handed to the store, close it."""
+        for session in list(self._dispatcher.sessions.values()):
+            await session.disconnect("The coordinator stops", retry=True)
+        await self._tasks.close()
+        self.users.close()
+        await self._database.close()
+
+    def _count_commit(self, operations: int) -> None:
+        self.metrics.count_commit(operations)
+
+    def _committed(self, outcome: Outcome) -> None:
+        """Tell everybody what a transaction did."""
+        self.metrics.count_outcome(outcome)
+        self.workers.after(outcome)
+        outcome.publish(self._bus)
+        if outcome.requeued:
+            self._dispatcher.look_again()
+
+    async def _after_suspension(self, user_id: str) -> None:
+        await self.workers.end_sessions_of(user_id)
+        await self.jobs.cancel_all_of(user_id)
+
+    async def healthy(self) -> bool:
+        """Whether the store answers within two seconds."""
+        try:
+            async with asyncio.timeout(_HEALTH_TIMEOUT_S):
+                await self._database.read(users.any_user)
+        except Exception:  # noqa: BLE001  (whatever it is, it is not healthy)
+            return False
+        return True
+
+    async def status(self) -> GridStatus:
+        """Counts, at most a second old."""
+        now_s = self._clock.monotonic()
+        if self._status is not None and now_s - self._status[0] < _STATUS_AGE_S:
+            return self._status[1]
+
+        def operation(connection: Connection) -> tuple[dict[str, int], tuple[int, int], int]:
+            since = self._clock.now() - round(3 * self._policy.heartbeat_s * MICROSECONDS)
+            return (
+                jobs.count_by_status(connection),
+                workers.count_workers(connection),
+                requests.count_coordinators(connection, since),
+            )
+
+        counts, (total, active), coordinators = await self._database.read(operation)
+        status = GridStatus(
+            workers_total=total,
+            workers_active=active,
+            queue_size=counts.get("queued", 0) + counts.get("blocked", 0),
+            running=counts.get("running", 0),
+            coordinators=max(1, coordinators),
+            uptime_s=now_s - self._started_s,
+        )
+        self._status = (now_s, status)
+        return status
+
+
+def migrate(policy: Policy) -> None:
+    """Bring the store to this version's schema."""
+    engine = make_engine(policy.storage_url, 1)
+    try:
+        migrate_schema(engine)
+    finally:
+        engine.dispose()
+
+
+async def initialise(policy: Policy, clock: Clock, admin_id: str, admin_password: str) -> bool:
+    """Migrate, and make the first administrator unless the grid has users; whether it was made."""
+
+    async def nothing_follows(user_id: str) -> None:
+        raise AssertionError(f"{user_id} cannot be suspended here")
+
+    await asyncio.to_thread(migrate, policy)
+    database = Database(policy.storage_url, readers=1, writers=1, group_size_max=1)
+    await database.open()
+    people = Users(database, clock, policy, suspended=nothing_follows)
+    try:
+        return await people.initialise(admin_id, admin_password)
+    finally:
+        people.close()
+        await database.close()
+
+
+async def issue_local_token(grid: Grid, user_id: str) -> str:
+    """A log-in token for a program that the administrator started on this machine."""
+    return (await grid.users.issue(user_id)).token
+
+
+def verify_store(policy: Policy) -> Verification:
+    """Recompute the ledger of a store, also while a grid runs on it."""
+    engine = make_engine(policy.storage_url, 1)
+    try:
+        with engine.connect() as connection:
+            connection = connection.execution_options(read_only=True)
+            with connection.begin():
+                return ledger.verify(connection)
+    finally:
+        engine.dispose()

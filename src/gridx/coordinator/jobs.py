@@ -1,0 +1,479 @@
+"""Jobs: submitting, reading, waiting for, cancelling and retrying them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gridx.bus.base import Bus, job_topic, user_topic
+from gridx.clock import Clock
+from gridx.coordinator.attempts import Changes, Outcome
+from gridx.coordinator.idempotency import IdempotencyKey, once
+from gridx.domain.attempt import TAKEN_BACK, Attempt
+from gridx.domain.errors import (
+    Conflict,
+    Denied,
+    Detail,
+    GridError,
+    InvalidInput,
+    NotFound,
+    Unauthenticated,
+)
+from gridx.domain.job import FINAL, Job, JobSpec, JobState, JobStatus, Next
+from gridx.domain.ledger import Kind, Movement, available, held
+from gridx.domain.matching import Shape, shape_of
+from gridx.domain.page import Page, number_of_cursor
+from gridx.domain.policy import Policy, check_ceilings
+from gridx.domain.pricing import Receipt, terms_of, verdict
+from gridx.domain.user import Principal, Scope
+from gridx.storage import attempts, events, jobs, ledger, users
+from gridx.storage.database import Connection, Database
+from gridx.storage.events import Happening
+from gridx.storage.jobs import NewJob
+
+SHOWN_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job that was accepted: held credits and the limit of one attempt."""
+
+    job_id: str
+    status: JobStatus
+    held: int
+    limit_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedBatch:
+    """Jobs that were accepted together."""
+
+    batch_id: str
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which of a user's jobs to list."""
+
+    status: JobStatus | None = None
+    name: str | None = None
+    tag: str | None = None
+    batch_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WholeJob:
+    """A job with its attempts, the first 64 KiB of each stream, and its receipt when final."""
+
+    job: Job
+    attempts: tuple[Attempt, ...]
+    stdout: bytes
+    stderr: bytes
+    stdout_truncated: bool
+    stderr_truncated: bool
+    receipt: Receipt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Where a job stands after a cancel."""
+
+    job_id: str
+    status: JobStatus
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Submission:
+    """Jobs of one user to be accepted together, all or none."""
+
+    user_id: str
+    jobs: tuple[NewJob, ...]
+    batch_id: str | None
+    key: IdempotencyKey | None
+
+    @property
+    def hold(self) -> int:
+        return sum(job.terms.hold for job in self.jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """What an accepted submission made, in plain values that an idempotency key can keep."""
+
+    job_ids: tuple[str, ...]
+    batch_id: str | None
+    held: int
+    limit_us: int
+
+
+class Jobs:
+    """The use cases of submitters."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        clock: Clock,
+        policy: Policy,
+        *,
+        note: Callable[[str, Shape, int], None],
+        committed: Callable[[Outcome], None],
+    ) -> None:
+        """`note` hears of each queue that got work, `committed` of what cancels did."""
+        self._database = database
+        self._bus = bus
+        self._clock = clock
+        self._policy = policy
+        self._note = note
+        self._committed = committed
+        self._backlog = _Backlog(policy.queued_jobs_per_user)
+
+    # -------------------------------------------------------------- submitting
+
+    async def submit(
+        self,
+        who: Principal,
+        spec: JobSpec,
+        user_id: str | None,
+        key: IdempotencyKey | None,
+        traceparent: str | None,
+    ) -> Submitted:
+        """Accept a job and take its hold, both or neither.
+
+        Raises `InvalidInput`, `Denied` for another's name, `InsufficientCredits`.
+        """
+        self._may_submit(who, user_id)
+        accepted = await self._accept(
+            who, [self._new_job(who, spec, None, None, traceparent)], None, key
+        )
+        return _single(accepted)
+
+    async def submit_batch(
+        self,
+        who: Principal,
+        specs: Sequence[JobSpec],
+        key: IdempotencyKey | None,
+        traceparent: str | None,
+    ) -> SubmittedBatch:
+        """Accept all of these jobs or none."""
+        self._may_submit(who, None)
+        batch_id = self._clock.new_id()
+        new: list[NewJob] = []
+        for index, spec in enumerate(specs):
+            try:
+                new.append(self._new_job(who, spec, batch_id, None, traceparent))
+            except InvalidInput as error:
+                details = [Detail(f"jobs.{index}.{d.field}", d.message) for d in error.details]
+                raise InvalidInput(f"job {index}: {error.message}", details) from None
+        accepted = await self._accept(who, new, batch_id, key)
+        assert accepted.batch_id is not None
+        return SubmittedBatch(accepted.batch_id, accepted.job_ids)
+
+    async def retry(self, who: Principal, job_id: str, key: IdempotencyKey | None) -> Submitted:
+        """Submit a final job's spec again, as a new job."""
+        self._may_submit(who, None)
+        job = await self._find(who, job_id)
+        if job.user_id != who.user_id:
+            raise Denied("Only its submitter may retry a job: it is charged to them")
+        if job.status not in FINAL:
+            raise Conflict(f"The job is {job.status}: cancel it or wait for its end to retry it")
+        return _single(
+            await self._accept(who, [self._new_job(who, job.spec, None, job_id, None)], None, key)
+        )
+
+    def _may_submit(self, who: Principal, user_id: str | None) -> None:
+        who.need(Scope.JOBS)
+        if user_id and user_id != who.user_id:
+            raise Denied("user_id is another user: jobs are submitted in one's own name")
+
+    def _new_job(
+        self,
+        who: Principal,
+        spec: JobSpec,
+        batch_id: str | None,
+        retry_of: str | None,
+        traceparent: str | None,
+    ) -> NewJob:
+        check_ceilings(spec, self._policy)
+        return NewJob(
+            job_id=self._clock.new_id(),
+            user_id=who.user_id,
+            spec=spec,
+            terms=terms_of(spec, self._policy.tariff),
+            created_at=self._clock.now(),
+            batch_id=batch_id,
+            retry_of=retry_of,
+            traceparent=traceparent,
+        )
+
+    async def _accept(
+        self,
+        who: Principal,
+        new: Sequence[NewJob],
+        batch_id: str | None,
+        key: IdempotencyKey | None,
+    ) -> _Accepted:
+        submission = _Submission(who.user_id, tuple(new), batch_id, key)
+        accepted = await self._database.write_each(self._submit, submission)
+        for shape, priority in {shape_of(job.spec): job.spec.priority for job in new}.items():
+            self._note(who.user_id, shape, priority)
+        self._bus.publish(user_topic(who.user_id))
+        return accepted
+
+    def _submit(
+        self, connection: Connection, submissions: Sequence[_Submission]
+    ) -> Sequence[_Accepted | GridError]:
+        """Hold and insert for many submissions with a fixed number of statements."""
+        user_ids = {s.user_id for s in submissions}
+        book = ledger.open_book(connection, user_ids)
+        active = users.lock_active(connection, user_ids)
+        self._backlog.refresh(connection, user_ids, self._clock.monotonic())
+        accepted: list[NewJob] = []
+
+        def accept(submission: _Submission) -> _Accepted:
+            if submission.user_id not in active:
+                raise Unauthenticated(f"User {submission.user_id} is suspended")
+            self._backlog.need(submission.user_id, len(submission.jobs))
+            book.need(submission.user_id, submission.hold)
+            source, target = available(submission.user_id), held(submission.user_id)
+            for job in submission.jobs:
+                book.move(
+                    Movement(
+                        self._clock.new_id(),
+                        job.created_at,
+                        Kind.HOLD,
+                        source,
+                        target,
+                        job.terms.hold,
+                        job.job_id,
+                    )
+                )
+            accepted.extend(submission.jobs)
+            first = submission.jobs[0].terms
+            ids = tuple(job.job_id for job in submission.jobs)
+            return _Accepted(ids, submission.batch_id, first.hold, first.limit_us)
+
+        now = self._clock.now()
+        results: list[_Accepted | GridError] = []
+        for submission in submissions:
+            try:
+                results.append(
+                    once(
+                        connection,
+                        submission.key,
+                        now,
+                        _Accepted,
+                        lambda submission=submission: accept(submission),
+                    )
+                )
+            except GridError as refusal:
+                results.append(refusal)
+        if accepted:
+            jobs.insert_jobs(connection, accepted)
+            ledger.post(connection, book)
+            events.append(
+                connection,
+                [Happening(j.user_id, j.created_at, j.job_id, JobStatus.QUEUED) for j in accepted],
+            )
+        return results
+
+    # -------------------------------------------------------------- reading
+
+    async def get(self, who: Principal, job_id: str) -> WholeJob:
+        """A job with everything about it. Raises `NotFound`, `Denied` for another's."""
+        who.need(Scope.JOBS)
+        return await self._database.read(lambda connection: _whole(connection, who, job_id))
+
+    async def list_jobs(
+        self, who: Principal, chosen: JobFilter, limit: int, cursor: str | None
+    ) -> Page[Job]:
+        """The caller's jobs, newest first."""
+        who.need(Scope.JOBS)
+        before = number_of_cursor(cursor)
+        where = {
+            "status": None if chosen.status is None else chosen.status.value,
+            "name": chosen.name,
+            "batch_id": chosen.batch_id,
+        }
+        found = await self._database.read(
+            lambda c: jobs.list_jobs(
+                c, who.user_id, where, tag=chosen.tag, limit=limit + 1, before=before
+            )
+        )
+        more = len(found) > limit
+        found = found[:limit]
+        return Page(tuple(found), str(found[-1].number) if more else None)
+
+    async def wait(self, who: Principal, job_id: str, timeout_s: float) -> WholeJob:
+        """The job when it is final, or as it is after `timeout_s`."""
+        who.need(Scope.JOBS)
+        listener = self._bus.listen(job_topic(job_id))
+        deadline = self._clock.monotonic() + timeout_s
+        try:
+            while True:
+                job = await self._find(who, job_id)
+                left = deadline - self._clock.monotonic()
+                if job.status in FINAL or left <= 0:
+                    return await self.get(who, job_id)
+                await listener.wait(min(left, 2.0))
+        finally:
+            listener.close()
+
+    async def _find(self, who: Principal, job_id: str) -> Job:
+        return await self._database.read(lambda connection: visible_job(connection, who, job_id))
+
+    # -------------------------------------------------------------- cancelling
+
+    async def cancel(self, who: Principal, job_id: str) -> Cancelled:
+        """End a job: at once and free while it waits, by its worker when it runs.
+
+        Raises `Conflict` when it is final already.
+        """
+        who.need(Scope.JOBS)
+
+        def operation(connection: Connection) -> tuple[JobState, Outcome]:
+            visible_job(connection, who, job_id)
+            state = jobs.lock_jobs(connection, [job_id])[job_id]
+            if state.status in FINAL:
+                raise Conflict(f"The job is {state.status} already")
+            return self._cancel(connection, [state])
+
+        state, outcome = await self._database.write(operation)
+        self._committed(outcome)
+        return Cancelled(job_id, state.status, state.cancel_requested)
+
+    async def cancel_batch(self, who: Principal, batch_id: str) -> int:
+        """Cancel all jobs of a batch that are not final; how many those were."""
+        who.need(Scope.JOBS)
+        owner = None if who.is_admin else who.user_id
+
+        def operation(connection: Connection) -> tuple[int, Outcome]:
+            if not jobs.batch_exists(connection, owner, batch_id):
+                raise NotFound("There is no such batch")
+            states = [
+                state
+                for state in jobs.lock_unfinished_of_batch(connection, owner, batch_id)
+                if not state.cancel_requested
+            ]
+            if not states:
+                return 0, Outcome()
+            return len(states), self._cancel(connection, states)[1]
+
+        count, outcome = await self._database.write(operation)
+        self._committed(outcome)
+        return count
+
+    async def cancel_all_of(self, user_id: str) -> None:
+        """Cancel what a suspended user has queued; what runs goes on."""
+        more = True
+        while more:
+
+            def operation(connection: Connection) -> tuple[bool, Outcome]:
+                states = jobs.lock_queued_of_user(connection, user_id, 1_000)
+                if not states:
+                    return False, Outcome()
+                return len(states) == 1_000, self._cancel(connection, states)[1]
+
+            more, outcome = await self._database.write(operation)
+            self._committed(outcome)
+
+    def _cancel(
+        self, connection: Connection, states: Sequence[JobState]
+    ) -> tuple[JobState, Outcome]:
+        """Cancel locked jobs; the first of them as it is then, and what was done."""
+        changes = Changes(connection, self._clock.now(), self._clock.new_id)
+        leases = [s.lease for s in states if s.lease is not None and s.status is JobStatus.QUEUED]
+        assigned = {
+            state.number: attempt
+            for state, attempt in attempts.lock_by_leases(connection, leases).values()
+        }
+        for state in states:
+            if state.status is JobStatus.RUNNING:
+                if not state.cancel_requested:
+                    changes.request_cancel(state)
+                continue
+            waiting = state
+            if (attempt := assigned.get(state.number)) is not None:
+                changes.end(state, attempt, TAKEN_BACK, counted=False)
+                waiting = changes.job(state)
+            changes.finish(waiting, Next(JobStatus.CANCELLED))
+        outcome = changes.save()
+        outcome.cancelling = [
+            changes.job(s) for s in states if changes.job(s).status is JobStatus.RUNNING
+        ]
+        return changes.job(states[0]), outcome
+
+
+class _Backlog:
+    """How many jobs of each user wait, counted now and then and estimated in between."""
+
+    _AGE_S = 30.0
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._counts: dict[str, tuple[int, float]] = {}
+
+    def refresh(self, connection: Connection, user_ids: set[str], now_s: float) -> None:
+        """Count again for those whose count is old."""
+        old = {
+            u for u in user_ids if u not in self._counts or now_s - self._counts[u][1] > self._AGE_S
+        }
+        if old:
+            found = jobs.count_waiting(connection, old)
+            for user_id in old:
+                self._counts[user_id] = (found.get(user_id, 0), now_s)
+
+    def need(self, user_id: str, count: int) -> None:
+        """Raises `Conflict` when `count` more would be too many; else counts them."""
+        have, at = self._counts[user_id]
+        if have + count > self._limit:
+            self._counts.pop(user_id)
+            raise Conflict(
+                f"At most {self._limit:,} jobs may wait at a time: wait for some of them to end"
+            )
+        self._counts[user_id] = (have + count, at)
+
+
+def _single(accepted: _Accepted) -> Submitted:
+    return Submitted(accepted.job_ids[0], JobStatus.QUEUED, accepted.held, accepted.limit_us)
+
+
+def visible_job(connection: Connection, who: Principal, job_id: str) -> Job:
+    """The job, if `who` may see it. Raises `NotFound` and `Denied`."""
+    job = jobs.find_job(connection, job_id)
+    if job is None:
+        raise NotFound("There is no such job")
+    who.need_user(job.user_id)
+    return job
+
+
+def _whole(connection: Connection, who: Principal, job_id: str) -> WholeJob:
+    job = visible_job(connection, who, job_id)
+    tried = attempts.attempts_of(connection, job.number, job_id)
+    shown: list[tuple[bytes, bool]] = [(b"", False), (b"", False)]
+    newest = attempts.newest_attempt_with_output(connection, job.number) if tried else None
+    if newest is not None:
+        shown = [
+            attempts.read_first_bytes(connection, job.number, newest, stream, SHOWN_BYTES)
+            for stream in ("stdout", "stderr")
+        ]
+    (stdout, more_out), (stderr, more_err) = shown
+    return WholeJob(job, tried, stdout, stderr, more_out, more_err, _receipt(job))
+
+
+def _receipt(job: Job) -> Receipt | None:
+    if job.status not in FINAL:
+        return None
+    assert job.cost is not None and job.reward is not None and job.billed_us is not None
+    says = verdict(job.status, job.reason, job.cost, job.billed_us, ran=job.started_at is not None)
+    return Receipt(
+        price_per_second=job.price_per_second,
+        billed_us=job.billed_us,
+        held=job.held,
+        cost=job.cost,
+        released=job.held - job.cost,
+        reward=job.reward,
+        fee=job.cost - job.reward,
+        fault=says.fault,
+        why=says.why,
+    )

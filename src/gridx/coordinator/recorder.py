@@ -1,0 +1,240 @@
+"""Records what workers report: starts, output and ends of attempts, many sessions at once.
+
+Each report is decided against the attempt's row, locked with its job; what is not the reporting
+worker's, or not its newest lease, changes nothing and is answered `drop`. An end is acknowledged
+only by what comes back here, after the commit; the same end twice is acknowledged twice.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gridx.clock import Clock
+from gridx.coordinator.attempts import Changes, Outcome, acceptable
+from gridx.domain.attempt import Attempt, AttemptStatus, Reason, Usage, ending_of_report
+from gridx.domain.job import JobState
+from gridx.storage import attempts
+from gridx.storage.database import Connection, Database
+
+SECOND_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseKey:
+    """Which attempt of which job, under which lease."""
+
+    job_id: str
+    attempt: int
+    lease: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartedReport:
+    """The attempt's program runs."""
+
+    key: LeaseKey
+    sandbox: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """The `number`-th piece of what the attempt wrote."""
+
+    key: LeaseKey
+    number: int
+    stream: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedReport:
+    """The attempt ended, with what it used in seconds and mebibytes."""
+
+    key: LeaseKey
+    exit_code: int | None
+    reason: Reason | None
+    wall_s: float
+    cpu_s: float
+    peak_memory_mb: float
+    detail: str | None
+
+
+LeaseReport = StartedReport | LogReport | FinishedReport
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOrder:
+    """What a worker is to do about one lease."""
+
+    kind: Literal["ack", "drop", "take_back", "cancel"]
+    key: LeaseKey
+
+
+Observed = tuple[LeaseReport, float | None]
+"""A report with the seconds since its attempt was sent, None when another coordinator sent it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    worker_id: str
+    reports: tuple[Observed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    orders: tuple[LeaseOrder, ...]
+    outcome: Outcome | None
+
+
+class Recorder:
+    """Puts reports into the database; `committed` hears what each transaction did, once."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        output_bytes_max: int,
+        committed: Callable[[Outcome], None],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._output_bytes_max = output_bytes_max
+        self._committed = committed
+
+    async def record(self, worker_id: str, reports: tuple[Observed, ...]) -> tuple[LeaseOrder, ...]:
+        """Record a worker's reports, in their order; what to answer it."""
+        answer = await self._database.write_each(self._record, _Item(worker_id, reports))
+        if answer.outcome is not None:
+            self._committed(answer.outcome)
+        return answer.orders
+
+    def _record(self, connection: Connection, items: Sequence[_Item]) -> Sequence[_Answer]:
+        locked = attempts.lock_by_leases(
+            connection, [report.key.lease for item in items for report, _ in item.reports]
+        )
+        changes = Changes(connection, self._clock.now(), self._clock.new_id)
+        output = _Output(connection, self._output_bytes_max, locked, items)
+        answers = [
+            tuple(
+                order
+                for report, since_s in item.reports
+                if (order := self._decide(changes, output, locked, item, report, since_s))
+            )
+            for item in items
+        ]
+        attempts.insert_output(connection, output.rows)
+        outcome = changes.save()
+        outcome.job_ids |= output.job_ids
+        # The transaction's outcome travels with its first item, so that it is told once.
+        return [
+            _Answer(orders, outcome if index == 0 else None) for index, orders in enumerate(answers)
+        ]
+
+    def _decide(  # noqa: PLR0917  (one call site, in this order)
+        self,
+        changes: Changes,
+        output: "_Output",
+        locked: dict[str, tuple[JobState, Attempt]],
+        item: _Item,
+        report: LeaseReport,
+        since_s: float | None,
+    ) -> LeaseOrder | None:
+        key = report.key
+        found = locked.get(key.lease)
+        if found is None or found[1].worker_id != item.worker_id or found[1].number != key.attempt:
+            return LeaseOrder("drop", key)
+        job, attempt = changes.job(found[0]), changes.attempt(found[1])
+        if job.job_id != key.job_id:
+            return LeaseOrder("drop", key)
+        if not acceptable(job, attempt):
+            return self._too_late(attempt, report)
+        match report:
+            case StartedReport():
+                if attempt.status is AttemptStatus.LOST:
+                    return LeaseOrder("drop", key)
+                if attempt.status is AttemptStatus.ASSIGNED:
+                    changes.start(job, attempt, report.sandbox)
+            case LogReport():
+                output.add(job, attempt, report)
+            case FinishedReport():
+                self._finish(changes, job, attempt, report, since_s)
+                return LeaseOrder("ack", key)
+        return None
+
+    def _finish(
+        self,
+        changes: Changes,
+        job: JobState,
+        attempt: Attempt,
+        report: FinishedReport,
+        since_s: float | None,
+    ) -> None:
+        ending = ending_of_report(report.reason, report.exit_code, job.cancel_requested)
+        if attempt.status is AttemptStatus.ASSIGNED and ending.reason is not Reason.SANDBOX_ERROR:
+            # Its `started` never came: it ran all the same.
+            changes.start(job, attempt, None)
+            job, attempt = changes.job(job), changes.attempt(attempt)
+        if since_s is None:
+            since_s = (self._clock.now() - attempt.assigned_at) / SECOND_US
+        changes.end(
+            job,
+            attempt,
+            ending,
+            usage=Usage(report.wall_s, report.cpu_s, report.peak_memory_mb),
+            observed_us=round(since_s * SECOND_US),
+        )
+
+    @staticmethod
+    def _too_late(attempt: Attempt, report: LeaseReport) -> LeaseOrder | None:
+        """A report of an attempt that is over: the same end again is fine, all else is dropped."""
+        reported = attempt.usage is not None
+        if reported and isinstance(report, FinishedReport):
+            return LeaseOrder("ack", report.key)
+        return None if reported else LeaseOrder("drop", report.key)
+
+
+class _Output:
+    """Collects frames of output, cut at the grid's ceiling, each frame once."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        bytes_max: int,
+        locked: dict[str, tuple[JobState, Attempt]],
+        items: Sequence[_Item],
+    ) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.job_ids: set[str] = set()
+        self._bytes_max = bytes_max
+        first: dict[tuple[int, int], int] = {}
+        for item in items:
+            for report, _ in item.reports:
+                found = locked.get(report.key.lease)
+                if found is not None and isinstance(report, LogReport):
+                    key = (found[0].number, found[1].number)
+                    first[key] = min(first.get(key, report.number), report.number)
+        # An attempt whose first frame is in this batch has nothing stored yet.
+        stored = attempts.written_so_far(connection, [k for k, number in first.items() if number])
+        self._written = {key: list(stored.get(key, (0, 0, 0))) for key in first}
+
+    def add(self, job: JobState, attempt: Attempt, report: LogReport) -> None:
+        """Store a frame, unless it is there already."""
+        key = (job.number, attempt.number)
+        written = self._written[key]
+        which = 1 if report.stream == "stdout" else 2
+        data = report.data[: self._bytes_max - written[which]]
+        if report.number < written[0] or not data:
+            return
+        self.rows.append(
+            {
+                "job_number": job.number,
+                "attempt": attempt.number,
+                "frame": report.number,
+                "stream": report.stream,
+                "start": written[which],
+                "data": data,
+            }
+        )
+        written[0] = report.number + 1
+        written[which] += len(data)
+        self.job_ids.add(job.job_id)

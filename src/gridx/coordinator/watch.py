@@ -1,0 +1,199 @@
+"""Watching: logs as they come, and events, each resumable where a follower stopped.
+
+A follower reads the database; the bus only says when to look. What a follower has seen is named by
+its last event's id: for events their number, for logs the attempt with the bytes of each stream.
+"""
+
+import codecs
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+
+from gridx.bus.base import Bus, job_topic, user_topic
+from gridx.coordinator.jobs import visible_job
+from gridx.domain.attempt import Reason
+from gridx.domain.errors import Detail, InvalidInput, NotFound
+from gridx.domain.job import FINAL, Job, JobStatus
+from gridx.domain.user import Principal, Scope
+from gridx.storage import attempts, events, jobs
+from gridx.storage.database import Connection, Database
+from gridx.storage.events import JobEvent
+
+__all__ = ["JobEvent", "LogEnd", "LogPiece", "Watch"]
+
+POLL_S = 2.0
+_FRAMES = 256
+_EVENTS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """Some text of one stream, from byte `offset` on; `event_id` resumes behind it."""
+
+    event_id: str
+    stream: str
+    offset: int
+    text: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """The job is final and everything it wrote was sent."""
+
+    status: JobStatus
+    reason: Reason | None
+
+
+class _LogReader:
+    """What one follower of a job's output has seen, and the text of what comes next."""
+
+    def __init__(self, who: Principal, job_id: str, resume: str | None) -> None:
+        self._who = who
+        self._job_id = job_id
+        attempt, stdout, stderr = _parse_position(resume)
+        self._begin(attempt, stdout, stderr)
+
+    def _begin(self, attempt: int, stdout: int = 0, stderr: int = 0) -> None:
+        make = codecs.getincrementaldecoder("utf-8")
+        self._attempt = attempt
+        self._frame = 0
+        self._seen = {"stdout": stdout, "stderr": stderr}
+        self._decoders = {stream: make("replace") for stream in self._seen}
+
+    def read(self, connection: Connection) -> tuple[Job, list[tuple[int, str, int, bytes]]]:
+        """The job and its next frames. The job is read first: once final, all frames are there."""
+        job = visible_job(connection, self._who, self._job_id)
+        newest = attempts.newest_attempt_with_output(connection, job.number)
+        if newest is None:
+            return job, []
+        if newest != self._attempt:
+            self._begin(newest)
+        frames = attempts.read_output(
+            connection, job.number, newest, from_frame=self._frame, limit=_FRAMES
+        )
+        return job, frames
+
+    def pieces(self, frames: Iterable[tuple[int, str, int, bytes]]) -> Iterator[LogPiece]:
+        """The unseen text of frames; a character cut at a frame's end comes with the next one."""
+        for number, stream, start, data in frames:
+            self._frame = number + 1
+            seen = self._seen[stream]
+            if start + len(data) <= seen:
+                continue
+            decoder = self._decoders[stream]
+            offset = max(seen, start) - len(decoder.getstate()[0])
+            text = decoder.decode(data[max(0, seen - start) :])
+            self._seen[stream] = start + len(data) - len(decoder.getstate()[0])
+            if text:
+                yield LogPiece(self._id(), stream, offset, text, self._attempt)
+
+    def rest(self) -> Iterator[LogPiece]:
+        """What is left of characters that never became whole."""
+        for stream, decoder in self._decoders.items():
+            if text := decoder.decode(b"", final=True):
+                yield LogPiece(self._id(), stream, self._seen[stream], text, self._attempt)
+
+    def _id(self) -> str:
+        return f"{self._attempt}.{self._seen['stdout']}.{self._seen['stderr']}"
+
+
+class Watch:
+    """The use cases of those who look on."""
+
+    def __init__(self, database: Database, bus: Bus) -> None:
+        self._database = database
+        self._bus = bus
+
+    async def logs(self, who: Principal, job_id: str, stream: str | None) -> bytes:
+        """What the newest attempt that wrote has written so far, in order of arrival."""
+        who.need(Scope.JOBS)
+
+        def operation(connection: Connection) -> bytes:
+            job = visible_job(connection, who, job_id)
+            newest = attempts.newest_attempt_with_output(connection, job.number)
+            if newest is None:
+                return b""
+            frames = attempts.read_output(connection, job.number, newest, stream=stream)
+            return b"".join(data for *_, data in frames)
+
+        return await self._database.read(operation)
+
+    async def follow_logs(
+        self, who: Principal, job_id: str, resume: str | None
+    ) -> AsyncIterator[LogPiece | LogEnd]:
+        """Pieces of output as they come, behind `resume`, then the end."""
+        who.need(Scope.JOBS)
+        reader = _LogReader(who, job_id, resume)
+        listener = self._bus.listen(job_topic(job_id))
+        try:
+            while True:
+                job, frames = await self._database.read(reader.read)
+                for piece in reader.pieces(frames):
+                    yield piece
+                if frames:
+                    continue
+                if job.status in FINAL:
+                    for piece in reader.rest():
+                        yield piece
+                    yield LogEnd(job.status, job.reason)
+                    return
+                await listener.wait(POLL_S)
+        finally:
+            listener.close()
+
+    async def follow_events(
+        self, who: Principal, job_id: str | None, after: int | None
+    ) -> AsyncIterator[JobEvent]:
+        """Changes of the caller's jobs (or of one job) behind number `after`.
+
+        Without `after`, one job's events come from its beginning and all jobs' from now on. The
+        stream of one job ends with its final event.
+        """
+        who.need(Scope.JOBS)
+        user_id, last = await self._database.read(
+            lambda connection: self._first(connection, who, job_id)
+        )
+        if after is not None:
+            last = after
+        listener = self._bus.listen(user_topic(user_id))
+        try:
+            while True:
+                found = await self._database.read(
+                    lambda connection, last=last: events.read(
+                        connection, user_id, last, job_id, _EVENTS
+                    )
+                )
+                for event in found:
+                    last = event.number
+                    yield event
+                    if job_id is not None and event.status in FINAL:
+                        return
+                if len(found) < _EVENTS:
+                    if job_id is not None and not found and await self._is_final(job_id):
+                        return  # resumed behind its last event
+                    await listener.wait(POLL_S)
+        finally:
+            listener.close()
+
+    @staticmethod
+    def _first(connection: Connection, who: Principal, job_id: str | None) -> tuple[str, int]:
+        if job_id is None:
+            return who.user_id, events.last_number(connection, who.user_id)
+        return visible_job(connection, who, job_id).user_id, 0
+
+    async def _is_final(self, job_id: str) -> bool:
+        found = await self._database.read(lambda c: jobs.find_states(c, [job_id]))
+        if job_id not in found:
+            raise NotFound("There is no such job")
+        return found[job_id].status in FINAL
+
+
+def _parse_position(resume: str | None) -> tuple[int, int, int]:
+    if resume is None:
+        return 0, 0, 0
+    parts = resume.split(".")
+    if len(parts) != 3 or not all(p.isascii() and p.isdigit() and len(p) < 16 for p in parts):
+        message = "not an id of this stream; take the id of the last event that came"
+        raise InvalidInput(f"Last-Event-ID: {message}", [Detail("Last-Event-ID", message)])
+    attempt, stdout, stderr = map(int, parts)
+    return attempt, stdout, stderr

@@ -1,0 +1,532 @@
+"""Workers: letting them in, what their sessions need done, and what owners and administrators do.
+
+A worker's row says what it is and which connection speaks for it; the sessions of this coordinator
+are in the dispatcher's `sessions`. Every change of a row is made in the database first.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gridx.bus.base import QUEUES, Bus
+from gridx.clock import Clock
+from gridx.coordinator.attempts import Changes, Outcome, acceptable
+from gridx.coordinator.dispatcher import Dispatcher
+from gridx.coordinator.recorder import LeaseKey, LeaseOrder, Recorder
+from gridx.coordinator.sessions import ControlOrder, Greeting, KeptLease, Live, Session
+from gridx.coordinator.users import secret_hash
+from gridx.domain.attempt import Attempt, AttemptStatus
+from gridx.domain.errors import Conflict, Denied, NotFound
+from gridx.domain.job import JobState
+from gridx.domain.page import Page
+from gridx.domain.policy import Policy
+from gridx.domain.resources import Resources
+from gridx.domain.user import Principal, Scope, TokenKind
+from gridx.domain.worker import Capabilities, Standing, Worker
+from gridx.storage import attempts, jobs, users, workers
+from gridx.storage.database import Connection, Database
+from gridx.tasks import Tasks
+from gridx.telemetry import get_logger
+
+_log = get_logger(__name__)
+CANCEL_DEADLINE_S = 6.5
+"""A worker that has not reported a cancelled job by then loses it (7 s are promised)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredWorker:
+    """A worker's id and the token that opens its socket."""
+
+    worker_id: str
+    worker_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """A worker with what is free on it now."""
+
+    worker: Worker
+    free: Resources
+    running: int
+    load: float | None
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What came of letting a worker in."""
+
+    worker: Worker
+    token: str | None
+    keep: list[tuple[KeptLease, JobState, Attempt]]
+    drop: list[LeaseKey]
+    outcome: Outcome
+
+
+class Workers:
+    """The use cases around workers; also what their sessions call (`SessionEvents`)."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        clock: Clock,
+        policy: Policy,
+        *,
+        dispatcher: Dispatcher,
+        recorder: Recorder,
+        tasks: Tasks,
+        committed: Callable[[Outcome], None],
+    ) -> None:
+        """`committed` hears what was done to jobs."""
+        self._database = database
+        self._bus = bus
+        self._clock = clock
+        self._policy = policy
+        self._dispatcher = dispatcher
+        self._recorder = recorder
+        self._tasks = tasks
+        self._committed = committed
+
+    # -------------------------------------------------------------- letting workers in
+
+    async def register(
+        self,
+        who: Principal,
+        name: str,
+        capabilities: Capabilities,
+        worker_id: str | None,
+        owner_id: str | None,
+    ) -> RegisteredWorker:
+        """Make a worker of the caller's, or give a new token to one."""
+        who.need(Scope.WORKERS)
+        if owner_id and owner_id != who.user_id:
+            raise Denied("owner_id is another user: a worker belongs to who registers it")
+        greeting = Greeting(worker_id, name, "", capabilities, (), ())
+
+        def operation(connection: Connection) -> RegisteredWorker:
+            worker = self._enrol(connection, who, greeting)
+            return RegisteredWorker(worker.worker_id, self._new_token(connection, worker))
+
+        return await self._database.write(operation)
+
+    async def connect(self, who: Principal, greeting: Greeting) -> Session:
+        """Let a worker in: with its own token, or with a user's, which makes it one.
+
+        Leases it does not name are lost at once; the session says which it keeps. Raises `Denied`
+        when it will never be let in, `Unavailable` when trying again may help.
+        """
+        if who.kind is not TokenKind.WORKER:
+            who.need(Scope.WORKERS)
+        elif greeting.worker_id not in (None, who.worker_id):
+            raise Denied("This token belongs to another worker: remove the state folder to enrol")
+        session_id = self._clock.new_id()
+        entry = await self._database.write(
+            lambda connection: self._enter(connection, who, greeting, session_id)
+        )
+        session = Session(
+            session_id=session_id,
+            worker=entry.worker,
+            recorder=self._recorder,
+            clock=self._clock,
+            events=self,
+        )
+        session.worker_token = entry.token
+        session.keep = tuple(kept for kept, _, _ in entry.keep)
+        session.drop = tuple(entry.drop)
+        await self._seat(session, entry)
+        self._committed(entry.outcome)
+        return session
+
+    async def _seat(self, session: Session, entry: _Entry) -> None:
+        now = self._clock.monotonic()
+        old = self._dispatcher.sessions.get(session.worker_id)
+        self._dispatcher.sessions[session.worker_id] = session
+        if old is not None:
+            await old.disconnect("replaced", retry=False)
+        specs = await self._specs([job.job_id for _, job, _ in entry.keep])
+        for kept, job, attempt in entry.keep:
+            if attempt.status.live and job.job_id in specs:
+                age_s = max(0.0, (self._clock.now() - attempt.assigned_at) / 1e6)
+                price = float(job.terms.price_per_second)
+                session.live[attempt.lease] = Live(
+                    kept.key, job.user_id, specs[job.job_id], price, now - age_s
+                )
+                if job.cancel_requested:
+                    self._send_cancel(session, kept.key)
+        session.start()
+        self._bus.publish(QUEUES)
+
+    async def _specs(self, job_ids: Sequence[str]) -> dict[str, Resources]:
+        if not job_ids:
+            return {}
+
+        def operation(connection: Connection) -> dict[str, Resources]:
+            found = (jobs.find_job(connection, job_id) for job_id in job_ids)
+            return {job.job_id: job.spec.resources for job in found if job is not None}
+
+        return await self._database.read(operation)
+
+    def _enter(
+        self, connection: Connection, who: Principal, greeting: Greeting, session_id: str
+    ) -> _Entry:
+        token = None
+        if who.kind is TokenKind.WORKER:
+            assert who.worker_id is not None
+            worker = workers.lock_worker(connection, who.worker_id)
+            if worker is None:
+                raise Denied("This grid does not know the worker: remove its state folder to enrol")
+            self._need_welcome(worker)
+        else:
+            worker = self._enrol(connection, who, greeting)
+            token = self._new_token(connection, worker)
+        now = self._clock.now()
+        offer = self._capped(greeting.capabilities)
+        workers.update_worker(
+            connection,
+            worker.worker_id,
+            {
+                "session_id": session_id,
+                "capabilities": offer,
+                "name": greeting.name,
+                "version": greeting.version,
+                "seen_at": now,
+                "draining": False,
+            },
+        )
+        worker = replace(
+            worker,
+            capabilities=offer,
+            name=greeting.name,
+            version=greeting.version,
+            seen_at=now,
+            online=True,
+            draining=False,
+        )
+        return self._sort_leases(connection, worker, token, greeting)
+
+    def _sort_leases(
+        self, connection: Connection, worker: Worker, token: str | None, greeting: Greeting
+    ) -> _Entry:
+        """Which leases the worker keeps, which it must drop, and which it lost by not naming."""
+        named = {key.lease: key for key in (*greeting.running, *greeting.unacknowledged)}
+        running = {key.lease for key in greeting.running}
+        held = attempts.live_leases_of_worker(connection, worker.worker_id)
+        locked = attempts.lock_by_leases(connection, {*held, *named})
+        changes = Changes(connection, self._clock.now(), self._clock.new_id)
+        keep: list[tuple[KeptLease, JobState, Attempt]] = []
+        drop: list[LeaseKey] = []
+        for lease, key in named.items():
+            job, attempt = locked.get(lease, (None, None))
+            if (
+                job is None
+                or attempt is None
+                or attempt.worker_id != worker.worker_id
+                or (key.job_id, key.attempt) != (job.job_id, attempt.number)
+            ):
+                drop.append(key)
+            elif attempt.usage is not None and lease not in running:
+                keep.append((KeptLease(key, 0), job, attempt))  # it is acknowledged again
+            elif acceptable(job, attempt) and (attempt.status.live or lease not in running):
+                keep.append((KeptLease(key, 0), job, attempt))
+            else:
+                drop.append(key)
+        for lease in held:
+            if lease not in named and lease in locked:
+                job, attempt = locked[lease]
+                if acceptable(job, attempt):
+                    changes.lose(job, attempt)
+        stored = attempts.written_so_far(connection, [(j.number, a.number) for _, j, a in keep])
+        kept = [
+            (KeptLease(k.key, stored.get((j.number, a.number), (0, 0, 0))[0]), j, a)
+            for k, j, a in keep
+        ]
+        return _Entry(worker, token, kept, drop, changes.save())
+
+    def _enrol(self, connection: Connection, who: Principal, greeting: Greeting) -> Worker:
+        """The caller's worker of this id, or a new one."""
+        if not users.lock_active(connection, [who.user_id]):
+            raise Denied(f"User {who.user_id} is suspended: ask an administrator")
+        if greeting.worker_id is not None:
+            known = workers.lock_worker(connection, greeting.worker_id)
+            if known is not None:
+                if known.owner_id != who.user_id:
+                    raise Denied("This worker belongs to another user")
+                self._need_welcome(known)
+                return known
+        if workers.count_of_owner(connection, who.user_id) >= self._policy.workers_per_user:
+            raise Conflict(f"A user has at most {self._policy.workers_per_user} workers here")
+        worker = Worker(
+            worker_id=greeting.worker_id or self._clock.new_id(),
+            owner_id=who.user_id,
+            name=greeting.name,
+            capabilities=self._capped(greeting.capabilities),
+            version=greeting.version,
+            created_at=self._clock.now(),
+            seen_at=None,
+            online=False,
+            paused=False,
+            draining=False,
+            standing=Standing.GOOD,
+            admitted=self._policy.admission == "open" or who.is_admin,
+        )
+        workers.insert_worker(connection, worker)
+        return worker
+
+    def _need_welcome(self, worker: Worker) -> None:
+        if worker.standing is Standing.BANNED:
+            raise Denied(f"The worker {worker.name} is banned: ask an administrator")
+
+    def _capped(self, offer: Capabilities) -> Capabilities:
+        return replace(offer, resources=offer.resources.capped(self._policy.worker_cap))
+
+    def _new_token(self, connection: Connection, worker: Worker) -> str:
+        """A fresh token of the worker's; the ones before it end."""
+        secret = self._clock.new_secret()
+        owner = users.find_user(connection, worker.owner_id)
+        assert owner is not None
+        users.delete_tokens_of_worker(connection, worker.worker_id)
+        users.insert_token(
+            connection,
+            Principal(
+                self._clock.new_id(), TokenKind.WORKER, owner.user_id, owner.role, frozenset(),
+                None, worker.worker_id,
+            ),
+            secret_hash(secret),
+            self._clock.now(),
+            None,
+        )  # fmt: skip
+        return secret
+
+    # -------------------------------------------------------------- what sessions need done
+
+    async def ended(self, session: Session) -> None:
+        """A connection is over; its leases live on until they run out."""
+        current = self._dispatcher.sessions.get(session.worker_id)
+        if current is session:
+            del self._dispatcher.sessions[session.worker_id]
+        for live in session.live.values():
+            self._dispatcher.used(live)
+        try:
+            await self._database.write(
+                lambda c: workers.end_session(
+                    c, session.worker_id, session.session_id, self._clock.now()
+                )
+            )
+        except Exception as error:  # noqa: BLE001  (the reaper ends it when the store is back)
+            _log.warning("session_end_not_stored", worker=session.worker_id, error=str(error))
+
+    async def paused(self, session: Session, paused: bool) -> None:
+        """The owner paused or resumed at the machine."""
+        await self._update(session.worker_id, {"paused": paused})
+
+    async def leaving(self, session: Session) -> None:
+        """Its attempts are handed over; they do not count to `max_attempts`."""
+        await self._lose_all(session.worker_id, counted=False)
+
+    async def unlisted(self, session: Session, since_s: Mapping[str, float]) -> None:
+        """Attempts that the worker has stopped naming in its heartbeats for a lease's time."""
+        now = self._clock.monotonic()
+        gone = [lease for lease, at in since_s.items() if now - at > self._policy.lease_s]
+        if gone:
+            await self._lose(session.worker_id, gone)
+
+    def released(self, session: Session, lease: str) -> None:
+        """An attempt is over: its room is free."""
+        live = session.release(lease)
+        if live is not None:
+            self._dispatcher.used(live)
+            self._bus.publish(QUEUES)
+
+    # -------------------------------------------------------------- ending attempts from here
+
+    def after(self, outcome: Outcome) -> None:
+        """Tell workers what a committed transaction means for the attempts they hold."""
+        for attempt, _ in outcome.ended:
+            session = self._dispatcher.sessions.get(attempt.worker_id)
+            if session is None or attempt.lease not in session.live:
+                continue
+            if attempt.usage is not None:
+                continue  # the worker's own report: it is acknowledged
+            key = session.live[attempt.lease].key
+            started = attempt.started_at is not None
+            session.order(LeaseOrder("drop" if started else "take_back", key))
+            self.released(session, attempt.lease)
+        for job in outcome.cancelling:
+            session = self._dispatcher.sessions.get(job.worker_id or "")
+            if session is not None and job.lease is not None and job.lease in session.live:
+                self._send_cancel(session, session.live[job.lease].key)
+
+    def _send_cancel(self, session: Session, key: LeaseKey) -> None:
+        session.order(LeaseOrder("cancel", key))
+        self._tasks.start(f"cancel-{key.job_id}", self._cancel_deadline(session, key))
+
+    async def _cancel_deadline(self, session: Session, key: LeaseKey) -> None:
+        await self._clock.sleep(CANCEL_DEADLINE_S)
+        if not session.closed and key.lease in session.live:
+            await self._lose(session.worker_id, [key.lease])
+
+    async def _lose(self, worker_id: str, leases: Sequence[str], *, counted: bool = True) -> None:
+        """These leases of a worker are over."""
+
+        def operation(connection: Connection) -> Outcome:
+            changes = Changes(connection, self._clock.now(), self._clock.new_id)
+            for job, attempt in attempts.lock_by_leases(connection, leases).values():
+                live = attempt.status in (AttemptStatus.ASSIGNED, AttemptStatus.RUNNING)
+                if live and attempt.worker_id == worker_id and job.lease == attempt.lease:
+                    changes.lose(job, attempt, counted=counted)
+            return changes.save()
+
+        self._committed(await self._database.write(operation))
+
+    async def _lose_all(self, worker_id: str, *, counted: bool) -> None:
+        leases = await self._database.read(
+            lambda connection: attempts.live_leases_of_worker(connection, worker_id)
+        )
+        if leases:
+            await self._lose(worker_id, leases, counted=counted)
+
+    # -------------------------------------------------------------- owners and administrators
+
+    async def list_workers(
+        self, who: Principal, limit: int, cursor: str | None
+    ) -> Page[WorkerState]:
+        """All workers, by id."""
+        who.need(Scope.WORKERS)
+        found = await self._database.read(
+            lambda connection: workers.list_workers(connection, limit + 1, cursor)
+        )
+        more = len(found) > limit
+        found = found[:limit]
+        return Page(
+            tuple(self._state(worker) for worker in found), found[-1].worker_id if more else None
+        )
+
+    async def get(self, who: Principal, worker_id: str) -> WorkerState:
+        """One worker."""
+        who.need(Scope.WORKERS)
+        worker = await self._database.read(
+            lambda connection: workers.find_worker(connection, worker_id)
+        )
+        if worker is None:
+            raise NotFound("There is no such worker")
+        return self._state(worker)
+
+    def _state(self, worker: Worker) -> WorkerState:
+        session = self._dispatcher.sessions.get(worker.worker_id)
+        if session is None:
+            return WorkerState(worker, worker.capabilities.resources, 0, None)
+        return WorkerState(worker, session.free, len(session.live), session.load)
+
+    async def pause(self, who: Principal, worker_id: str) -> WorkerState:
+        """Give it no more work until it is resumed."""
+        return await self._control(who, worker_id, {"paused": True}, ControlOrder("pause"))
+
+    async def resume(self, who: Principal, worker_id: str) -> WorkerState:
+        """Give it work again."""
+        return await self._control(who, worker_id, {"paused": False}, ControlOrder("resume"))
+
+    async def drain(self, who: Principal, worker_id: str) -> WorkerState:
+        """Let it finish what it runs and leave."""
+        return await self._control(who, worker_id, {"draining": True}, ControlOrder("drain"))
+
+    async def suspend(self, who: Principal, worker_id: str) -> WorkerState:
+        """Administrator: no more work; what runs there ends and is paid."""
+        return await self._judge(who, worker_id, "suspend", Standing.SUSPENDED)
+
+    async def unsuspend(self, who: Principal, worker_id: str) -> WorkerState:
+        """Administrator: in good standing again, after a suspension or a ban."""
+        return await self._judge(who, worker_id, "unsuspend", Standing.GOOD)
+
+    async def ban(self, who: Principal, worker_id: str) -> WorkerState:
+        """Administrator: thrown out; what runs there is lost and unpaid."""
+        state = await self._judge(who, worker_id, "ban", Standing.BANNED)
+        await self._lose_all(worker_id, counted=True)
+        session = self._dispatcher.sessions.get(worker_id)
+        if session is not None:
+            await session.disconnect("This worker is banned: ask an administrator", retry=False)
+        return replace(state, free=state.worker.capabilities.resources, running=0)
+
+    async def disconnect(self, who: Principal, worker_id: str) -> WorkerState:
+        """Administrator: end its connection; it may come back."""
+        state = await self._audited(who, worker_id, "disconnect", {})
+        session = self._dispatcher.sessions.get(worker_id)
+        if session is not None:
+            await session.disconnect("An administrator ended the connection", retry=True)
+        return state
+
+    async def admit(self, who: Principal, worker_id: str) -> WorkerState:
+        """Administrator: it may run others' jobs."""
+        state = await self._audited(who, worker_id, "admit", {"admitted": True})
+        self._bus.publish(QUEUES)
+        return state
+
+    async def broadcast(self, who: Principal, text: str) -> int:
+        """Administrator: a word to everybody at a worker; to how many it went."""
+        who.need(Scope.ADMIN)
+        await self._database.write(
+            lambda c: users.insert_audit(c, self._clock.now(), who.user_id, "broadcast", text)
+        )
+        sessions = list(self._dispatcher.sessions.values())
+        for session in sessions:
+            session.order(ControlOrder("broadcast", text))
+        return len(sessions)
+
+    async def _control(
+        self, who: Principal, worker_id: str, values: Mapping[str, bool], order: ControlOrder
+    ) -> WorkerState:
+        who.need(Scope.WORKERS)
+        state = await self.get(who, worker_id)
+        who.need_user(state.worker.owner_id)
+        worker = await self._update(worker_id, values)
+        session = self._dispatcher.sessions.get(worker_id)
+        if session is not None:
+            session.order(order)
+        self._bus.publish(QUEUES)
+        return self._state(worker)
+
+    async def _judge(
+        self, who: Principal, worker_id: str, action: str, standing: Standing
+    ) -> WorkerState:
+        return await self._audited(who, worker_id, action, {"standing": standing.value})
+
+    async def _audited(
+        self, who: Principal, worker_id: str, action: str, values: Mapping[str, object]
+    ) -> WorkerState:
+        who.need(Scope.ADMIN)
+
+        def operation(connection: Connection) -> Worker:
+            if workers.lock_worker(connection, worker_id) is None:
+                raise NotFound("There is no such worker")
+            if values:
+                workers.update_worker(connection, worker_id, values)
+            users.insert_audit(connection, self._clock.now(), who.user_id, action, worker_id)
+            worker = workers.find_worker(connection, worker_id)
+            assert worker is not None
+            return worker
+
+        worker = await self._database.write(operation)
+        self._refresh(worker)
+        return self._state(worker)
+
+    async def _update(self, worker_id: str, values: Mapping[str, bool]) -> Worker:
+        def operation(connection: Connection) -> Worker:
+            workers.update_worker(connection, worker_id, values)
+            worker = workers.find_worker(connection, worker_id)
+            assert worker is not None
+            return worker
+
+        worker = await self._database.write(operation)
+        self._refresh(worker)
+        return worker
+
+    def _refresh(self, worker: Worker) -> None:
+        session = self._dispatcher.sessions.get(worker.worker_id)
+        if session is not None:
+            session.refresh(worker)
+
+    async def end_sessions_of(self, user_id: str) -> None:
+        """A suspended user's workers are disconnected."""
+        for session in list(self._dispatcher.sessions.values()):
+            if session.worker.owner_id == user_id:
+                await session.disconnect(
+                    f"User {user_id} is suspended: ask an administrator", retry=False
+                )

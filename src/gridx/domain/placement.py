@@ -1,0 +1,107 @@
+"""Placement: which queues get how many places on which workers, in one round.
+
+Theory of operation. Owners take turns, the one with the lowest standing first; a turn gives one of
+the owner's queues a few places on the worker that suits it best, and adds their price to the owner's
+standing, until no queue finds room. How deep a queue is does not matter here: a claim that comes
+back short tells the dispatcher that it is empty.
+"""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gridx.domain.matching import Shape, suits
+from gridx.domain.resources import Resources
+from gridx.domain.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Jobs of one owner and one shape that wait; `price` is what one of them costs a second."""
+
+    owner: str
+    shape: Shape
+    key: str
+    priority: int
+    price: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A connected worker and what is free on it."""
+
+    worker: Worker
+    free: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`count` jobs of a queue go to a worker."""
+
+    queue: Queue
+    worker_id: str
+    count: int
+
+
+def plan(
+    queues: Sequence[Queue],
+    seats: Sequence[Seat],
+    standings: Mapping[str, float],
+    limit: int,
+) -> list[Place]:
+    """Up to `limit` places for this round, by fair share between owners."""
+    free = {seat.worker.worker_id: seat.free for seat in seats}
+    by_owner: dict[str, list[Queue]] = {}
+    for queue in sorted(queues, key=lambda q: -q.priority):
+        by_owner.setdefault(queue.owner, []).append(queue)
+    turns = [(standings.get(owner, 0.0), owner) for owner in by_owner]
+    heapq.heapify(turns)
+    placed: dict[tuple[str, str, str], Place] = {}
+    left = limit
+    while turns and left > 0:
+        score, owner = heapq.heappop(turns)
+        mine = by_owner[owner]
+        place = None
+        while mine and place is None:
+            place = _best_place(mine[0], seats, free, left, len(turns) + 1)
+            if place is None:
+                mine.pop(0)
+        if place is None:
+            continue
+        left -= place.count
+        taken = place.queue.shape.resources.times(place.count)
+        free[place.worker_id] = free[place.worker_id].minus(taken)
+        at = (owner, place.queue.key, place.worker_id)
+        before = placed[at].count if at in placed else 0
+        placed[at] = Place(place.queue, place.worker_id, before + place.count)
+        heapq.heappush(turns, (score + place.count * place.queue.price, owner))
+    return list(placed.values())
+
+
+def _best_place(
+    queue: Queue,
+    seats: Sequence[Seat],
+    free: Mapping[str, Resources],
+    limit: int,
+    owners: int,
+) -> Place | None:
+    """The owner's own worker first, then the one that is left with least room."""
+    best: tuple[tuple[bool, int, float], str, int] | None = None
+    need = queue.shape.resources
+    for seat in seats:
+        worker = seat.worker
+        room = free[worker.worker_id]
+        if not need.fits(room) or not worker.may_serve(queue.owner):
+            continue
+        if not suits(queue.shape, worker.capabilities):
+            continue
+        copies = need.copies_in(room)
+        rank = (worker.owner_id != queue.owner, room.gpus - need.gpus, room.cpus - need.cpus)
+        if best is None or rank < best[0]:
+            best = (rank, worker.worker_id, copies)
+    if best is None:
+        return None
+    _, worker_id, copies = best
+    # One owner alone takes all the room at once; several take it in small turns.
+    count = copies if owners == 1 else max(1, copies // (4 * owners))
+    return Place(queue, worker_id, min(count, limit))
