@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module, resources
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ from types import ModuleType
 from gridx.domain.errors import Unavailable
 from gridx.worker.sandbox import inside, rootfs
 from gridx.worker.sandbox.inside import filter as calls
-from gridx.worker.sandbox.inside import job, kernel, supervisor, template, wire
+from gridx.worker.sandbox.inside import job, kernel, python, supervisor, template, wire
 from gridx.worker.sandbox.languages import Interpreter
 
 FIRST_HOST_UID = 2_004_287_488
@@ -28,9 +28,12 @@ services or container ranges are given by default."""
 _START_TIMEOUT_S = 10
 _BWRAP_VERSION_MIN = (0, 8)
 # Handed over in the order in which they need each other.
-_MODULES: tuple[ModuleType, ...] = (wire, kernel, calls, job, supervisor, template)
+_MODULES: tuple[ModuleType, ...] = (wire, kernel, calls, python, job, supervisor, template)
 _LOADER = """
-import json, sys, types
+import sys
+at_start = frozenset(sys.modules)
+sys.path.pop(0)
+import json, types
 with open(int(sys.argv[1]), "rb") as file: sources = json.load(file)
 for name, text in sources:
     module = sys.modules[name] = types.ModuleType(name)
@@ -38,7 +41,7 @@ for name, text in sources:
     if above: setattr(sys.modules[above], last, module)
     if text is None: module.__path__ = []
     else: exec(compile(text, name, "exec"), module.__dict__)
-module.main(int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None)
+module.main(int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None, at_start)
 """
 
 
@@ -86,8 +89,13 @@ def find_bwrap() -> str | None:
     return str(program) if os.access(program, os.X_OK) else None
 
 
-async def start_box(bwrap: str, interpreters: Iterable[Interpreter], python: str) -> Box:
-    """Start a box in which `python` waits as template; raises `Unavailable` with what went wrong."""
+async def start_box(
+    bwrap: str, interpreters: Mapping[str, Interpreter], environment: Mapping[str, str]
+) -> Box:
+    """Start a box whose template has the `environment` that every job has.
+
+    Raises `Unavailable` with what went wrong.
+    """
     line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     line.setblocking(False)
     errors = os.memfd_create("box-errors")
@@ -101,8 +109,9 @@ async def start_box(bwrap: str, interpreters: Iterable[Interpreter], python: str
         *("--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv"),
         *([] if as_root else ["--unshare-user", "--cap-add", "ALL"]),
         *([] if as_root else ["--uid", str(wire.FIRST_JOB_UID), "--gid", str(wire.FIRST_JOB_UID)]),
-        *rootfs.arguments(interpreters, generated),
-        *("--", python, "-I", "-S", "-c", _LOADER),
+        *(word for pair in environment.items() for word in ("--setenv", *pair)),
+        *rootfs.arguments(interpreters.values(), generated),
+        *("--", interpreters["python"].path, "-c", _LOADER),
         *(str(sources), str(theirs.fileno()), str(FIRST_HOST_UID) if as_root else ""),
     ]
     try:

@@ -9,8 +9,6 @@ limits, program, end; then the cell is closed and the group removed, and nothing
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +18,14 @@ from gridx.domain.errors import Unavailable
 from gridx.telemetry import get_logger
 from gridx.worker.sandbox import cgroup_v1, cgroup_v2, rootfs
 from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Program, Report, Stream
-from gridx.worker.sandbox.box import Box, find_bwrap, start_box
-from gridx.worker.sandbox.cell import Cell
-from gridx.worker.sandbox.cgroup import Allowance, Group, Groups
+from gridx.worker.sandbox.box import find_bwrap, start_box
+from gridx.worker.sandbox.cgroup import Allowance, Groups
 from gridx.worker.sandbox.ending import outcome
 from gridx.worker.sandbox.inside import filter as calls
 from gridx.worker.sandbox.inside import wire
 from gridx.worker.sandbox.languages import Interpreter, find_interpreters
-from gridx.worker.sandbox.running import Running, World
+from gridx.worker.sandbox.pool import Pool
+from gridx.worker.sandbox.running import Running
 
 NAME = "bubblewrap"
 _MB = 1 << 20
@@ -46,21 +44,35 @@ _ALWAYS = frozenset(
         Enforcement.WALL_TIME,
     }
 )
+_READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "GLIBC_", "MALLOC_", "TZ", "HOME", "PATH")
 _log = get_logger(__name__)
 
 
 class Bubblewrap:
-    """Runs programs in namespaces of their own on Linux."""
+    """Runs programs in namespaces of their own on Linux.
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    `waiting_max` worlds wait ready for a program; with `template`, Python jobs run in an
+    interpreter that waits in them, instead of one that is started for them.
+    """
+
+    def __init__(
+        self, clock: Clock | None = None, *, waiting_max: int = 2, template: bool = True
+    ) -> None:
         self._clock = clock or SystemClock()
+        self._waiting_max = waiting_max
+        self._template = template
         self._interpreters = find_interpreters()
+        self._environment = {
+            "PATH": rootfs.search_path(self._interpreters.values()),
+            "HOME": wire.WORK,
+            "LANG": "C.UTF-8",
+            "TMPDIR": wire.TMP,
+            "USER": "job",
+        }
         self._groups: Groups | None = None
-        self._box: Box | None = None
-        self._box_starts = asyncio.Lock()
+        self._pool: Pool | None = None
+        self._starting = asyncio.Lock()
         self._opened = False
-        self._slots: set[int] = set()
-        self._made = 0
 
     @property
     def name(self) -> str:
@@ -68,7 +80,7 @@ class Bubblewrap:
 
     async def probe(self) -> Report:
         """Start a box of its own, run one program in it, and say what this host enforces."""
-        trial = Bubblewrap(self._clock)
+        trial = Bubblewrap(self._clock, waiting_max=0)
         try:
             await trial.open()
             program, limits = Program("bash", "exit 0"), Limits(timeout_s=5.0)
@@ -101,7 +113,7 @@ class Bubblewrap:
             self._groups = groups
         except OSError as failure:
             _log.warning("no_control_groups", why=str(failure))
-        await self._running_box()
+        await self._running_pool()
 
     async def run(
         self,
@@ -117,10 +129,14 @@ class Bubblewrap:
         if interpreter is None:
             return _broken(f"this machine has no interpreter for {program.language}")
         try:
-            async with self._world(limits) as world:
-                start = _start(interpreter, program, limits)
+            pool = await self._running_pool()
+            async with pool.world() as world:
+                if world.group is not None:
+                    world.group.limit(_allowance(limits))
+                start = self._start(interpreter, program, limits)
+                complete = replace(program, env=self._environment | dict(program.env))
                 running = Running(world, limits, emit, self._clock)
-                seen = await running.run(start, self._completed(program), cancel)
+                seen = await running.run(start, complete, cancel)
         except (OSError, Unavailable) as failure:
             _log.warning("sandbox_failed", attempt=attempt_id, why=str(failure))
             return _broken(str(failure))
@@ -128,77 +144,49 @@ class Bubblewrap:
 
     async def close(self) -> None:
         self._opened = False
-        if self._box is not None:
-            await self._box.close()
-            self._box = None
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
         if self._groups is not None:
             self._groups.close()
             self._groups = None
 
-    @asynccontextmanager
-    async def _world(self, limits: Limits) -> AsyncGenerator[World]:
-        """A fresh world with its bounds set, taken down at the end."""
-        box = await self._running_box()
-        slot = next(each for each in range(len(self._slots) + 1) if each not in self._slots)
-        self._slots.add(slot)
-        group: Group | None = None
-        cell: Cell | None = None
-        try:
-            if self._groups is not None:
-                self._made += 1
-                group = self._groups.make(f"attempt-{self._made}")
-                group.limit(_allowance(limits))
-            cell = Cell(box, slot, group.joins if group is not None else ())
-            async with asyncio.timeout(_CELL_TIMEOUT_S):
-                if failure := await cell.ready:
-                    raise Unavailable(f"a cell could not be made: {failure}")
-            yield World(cell, group)
-        finally:
-            if cell is not None:
-                cell.close()
-            if group is not None:
-                group.close()
-            self._slots.discard(slot)
-
-    async def _running_box(self) -> Box:
-        async with self._box_starts:
+    async def _running_pool(self) -> Pool:
+        async with self._starting:
             if not self._opened:
                 raise Unavailable("the sandbox is closed")
-            if self._box is None or not self._box.alive:
-                if self._box is not None:
-                    _log.warning("box_ended", said=self._box.complaint())
-                    await self._box.close()
-                    self._box = None
+            if self._pool is not None and not self._pool.alive:
+                _log.warning("box_ended", said=self._pool.complaint())
+                await self._pool.close()
+                self._pool = None
+            if self._pool is None:
                 bwrap = find_bwrap()
                 if bwrap is None:
                     raise Unavailable("bwrap is gone from this machine")
-                python = self._interpreters["python"].path
-                self._box = await start_box(bwrap, self._interpreters.values(), python)
-            return self._box
+                box = await start_box(bwrap, self._interpreters, self._environment)
+                self._pool = Pool(box, self._groups, self._waiting_max)
+                self._pool.refill()
+            return self._pool
 
-    def _completed(self, program: Program) -> Program:
-        """The program with the few variables that every job has, its own going first."""
-        environment = {
-            "PATH": rootfs.search_path(self._interpreters.values()),
-            "HOME": wire.WORK,
-            "LANG": "C.UTF-8",
-            "TMPDIR": wire.TMP,
-            "USER": "job",
-        }
-        return replace(program, env=environment | dict(program.env))
+    def _start(self, interpreter: Interpreter, program: Program, limits: Limits) -> wire.Start:
+        code_bytes = len(program.code.encode("utf-8", "surrogatepass"))
+        code_pages = -(-code_bytes // _PAGE_BYTES)
+        counted = self._groups is not None and Enforcement.PROCESSES in self._groups.enforces
+        special = any(_is_read_at_start(name) for name in program.env)
+        return wire.Start(
+            argv=[interpreter.path],
+            file=interpreter.file,
+            disk_bytes=limits.disk_mb * _MB + code_pages * _PAGE_BYTES,
+            disk_files=max(_FILES_MIN, limits.disk_mb * _FILES_PER_MB),
+            shm_bytes=limits.memory_mb * _MB,
+            processes=0 if counted else limits.processes,
+            in_template=self._template and program.language == "python" and not special,
+        )
 
 
-def _start(interpreter: Interpreter, program: Program, limits: Limits) -> wire.Start:
-    code_bytes = len(program.code.encode("utf-8", "surrogatepass"))
-    code_pages = -(-code_bytes // _PAGE_BYTES)
-    return wire.Start(
-        argv=[interpreter.path],
-        file=interpreter.file,
-        disk_bytes=limits.disk_mb * _MB + code_pages * _PAGE_BYTES,
-        disk_files=max(_FILES_MIN, limits.disk_mb * _FILES_PER_MB),
-        shm_bytes=limits.memory_mb * _MB,
-        processes=limits.processes,
-    )
+def _is_read_at_start(variable: str) -> bool:
+    """Whether an interpreter, its C library or loader look at it before the program runs."""
+    return variable.startswith(_READ_AT_START)
 
 
 def _allowance(limits: Limits) -> Allowance:

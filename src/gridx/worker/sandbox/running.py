@@ -24,8 +24,12 @@ _LOOK_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What an attempt runs in; `group` is None on hosts without control groups."""
+    """What an attempt runs in; `group` is None on hosts without control groups.
 
+    No two worlds have the same `slot` at the same time.
+    """
+
+    slot: int
     cell: Cell
     group: Group | None
 

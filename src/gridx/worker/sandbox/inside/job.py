@@ -7,16 +7,17 @@ template's is open in it by then.
 import json
 import os
 import resource
+import signal
 import socket
 
-from gridx.worker.sandbox.inside import filter as calls
-from gridx.worker.sandbox.inside import kernel
+from gridx.worker.sandbox.inside import kernel, python
 from gridx.worker.sandbox.inside.wire import (
     EMPTY,
     FAILED,
     MESSAGE_BYTES_MAX,
     READY,
     WORK,
+    Setup,
     Start,
 )
 
@@ -34,26 +35,24 @@ _MASKED_FILES = (
 )
 _MASKED_FOLDERS = ("acpi", "asound", "bus", "driver", "fs", "irq", "scsi", "tty")
 _READ_ONLY_FOLDERS = ("sys",)
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # which other programs would inherit
 _OPEN_FILES = 4096
 _LOCKED_BYTES = 64 << 10
 _QUEUED_BYTES = 819_200
 
 
-def main(supervisor: socket.socket, uid: int, groups: tuple[int, ...]) -> None:
-    """Give everything up, wait for the start, become the program; never returns."""
+def main(supervisor: socket.socket, uid: int, setup: Setup) -> None:
+    """Give everything up, wait for the start, become the program; returns only without one."""
     try:
-        program = _prepare(supervisor, uid, groups)
+        _prepare(supervisor, uid, setup.groups)
         message, descriptors, _, _ = socket.recv_fds(supervisor, MESSAGE_BYTES_MAX, 4)
-        if not message:
-            os._exit(0)
-        _become(supervisor, Start.parse(message), descriptors, program)
+        if message:
+            _become(supervisor, Start.parse(message), descriptors, setup)
     except Exception as failure:  # noqa: BLE001 - the worker is told, whatever it was
         supervisor.send(FAILED + repr(failure).encode()[: MESSAGE_BYTES_MAX // 2])
-    finally:
-        os._exit(1)
 
 
-def _prepare(supervisor: socket.socket, uid: int, groups: tuple[int, ...]) -> bytes:
+def _prepare(supervisor: socket.socket, uid: int, groups: tuple[int, ...]) -> None:
     os.setsid()
     for each in groups:
         os.write(each, b"0")
@@ -72,9 +71,9 @@ def _prepare(supervisor: socket.socket, uid: int, groups: tuple[int, ...]) -> by
         (resource.RLIMIT_MSGQUEUE, _QUEUED_BYTES),
     ):
         resource.setrlimit(kind, (most, most))
-    program = calls.compile_filter(os.uname().machine)
+    for each in _IGNORED_BY_PYTHON:
+        signal.signal(each, signal.SIG_DFL)
     supervisor.send(READY)
-    return program
 
 
 def _mount_proc() -> None:
@@ -93,23 +92,38 @@ def _mount_proc() -> None:
         kernel.mount(None, f"/proc/{name}", None, flags)
 
 
-def _become(
-    supervisor: socket.socket, start: Start, descriptors: list[int], program: bytes
-) -> None:
+def _become(supervisor: socket.socket, start: Start, descriptors: list[int], setup: Setup) -> None:
     payload, *streams = descriptors
     with open(payload, "rb") as source:
         asked = json.load(source)
-    with open(start.file, "wb") as code:
+    path = f"{WORK}/{start.file}"
+    with open(path, "wb") as code:
         code.write(_encoded(asked["code"]))
-    arguments = [_encoded(each) for each in (*start.argv, f"{WORK}/{start.file}", *asked["args"])]
+    arguments = [_encoded(each) for each in asked["args"]]
     environment = {_encoded(name): _encoded(value) for name, value in asked["env"].items()}
     if start.processes:
-        resource.setrlimit(resource.RLIMIT_NPROC, (start.processes, start.processes))
+        most = start.processes + _processes_beside_the_job(setup)
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
     for target, each in enumerate(streams):
         os.dup2(each, target)
-    kernel.close_all_but(0, 1, 2, supervisor.fileno())
-    kernel.install_filter(program)
-    os.execve(arguments[0], arguments, environment)
+    if start.in_template:
+        for each in _IGNORED_BY_PYTHON:
+            signal.signal(each, signal.SIG_IGN)
+        main = python.prepare(path, arguments, environment, setup.modules_at_start)
+        kernel.close_all_but(0, 1, 2)
+        supervisor.detach()
+        kernel.install_filter(setup.filter)
+        python.execute(path, main)
+    else:
+        kernel.close_all_but(0, 1, 2, supervisor.fileno())
+        kernel.install_filter(setup.filter)
+        command = [*(_encoded(each) for each in (*start.argv, path)), *arguments]
+        os.execve(command[0], command, environment)
+
+
+def _processes_beside_the_job(setup: Setup) -> int:
+    """Those that the kernel counts to the same user: the reaper, and the supervisor if it is."""
+    return 1 if setup.mapped else 2
 
 
 def _encoded(text: str) -> bytes:

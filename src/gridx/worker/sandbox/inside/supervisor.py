@@ -46,14 +46,14 @@ def _attempt(worker: socket.socket, setup: Setup) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     uid = FIRST_JOB_UID + setup.slot % JOB_UIDS if setup.mapped else os.getuid()
-    disk = _make_world(uid)
+    disk = _make_world(uid, setup.mapped)
     reaper = os.fork()
     if reaper == 0:
         _be_child(lambda: _reap(uid))
     own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
-        _be_child(lambda: job.main(theirs, uid, setup.groups))
+        _be_child(lambda: job.main(theirs, uid, setup))
     theirs.close()
     for each in setup.groups:
         os.close(each)
@@ -73,9 +73,23 @@ def _be_child(body: Callable[[], None]) -> None:
         os._exit(1)
 
 
-def _make_world(uid: int) -> int:
+def _make_world(uid: int, mapped: bool) -> int:
     """Unshare everything and mount what is the job's own; returns the root of its disk, open."""
-    kernel.unshare(kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWPID | kernel.NEWNET)
+    kinds = kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWPID | kernel.NEWNET
+    if mapped:
+        kernel.unshare(kinds)
+    else:
+        # Where all jobs are one user to the host, a user namespace each has them counted apart.
+        gid = os.getgid()
+        kernel.set_dumpable(True)
+        kernel.unshare(kinds | kernel.NEWUSER)
+        for file, line in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{uid} {uid} 1"),
+            ("gid_map", f"{gid} {gid} 1"),
+        ):
+            with open(f"/proc/self/{file}", "w", encoding="ascii") as mapping:
+                mapping.write(line)
     kernel.sethostname("job")
     kernel.loopback_up()
     # One file system holds the work folder and /tmp, so that one bound and one look cover both.

@@ -8,7 +8,9 @@ import gc
 import os
 import signal
 import socket
+from dataclasses import replace
 
+from gridx.worker.sandbox.inside import filter as calls
 from gridx.worker.sandbox.inside import kernel, supervisor
 from gridx.worker.sandbox.inside.wire import READY, SPAWN, Setup
 
@@ -17,7 +19,7 @@ _DESCRIPTORS_MAX = 16
 _UIDS = 65_536
 
 
-def main(descriptor: int, first_host_uid: int | None) -> None:
+def main(descriptor: int, first_host_uid: int | None, modules_at_start: frozenset[str]) -> None:
     """Serve `descriptor`; with `first_host_uid` (run by root) become that uid and those after."""
     worker = socket.socket(fileno=descriptor)
     if first_host_uid is not None:
@@ -28,21 +30,28 @@ def main(descriptor: int, first_host_uid: int | None) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are nobody's to wait for
     gc.collect()
     gc.freeze()
+    common = Setup(
+        slot=0,
+        mapped=first_host_uid is not None,
+        groups=(),
+        filter=calls.compile_filter(os.uname().machine),
+        modules_at_start=modules_at_start,
+    )
     worker.send(READY)
     while True:
         message, descriptors, _, _ = socket.recv_fds(worker, _MESSAGE_BYTES_MAX, _DESCRIPTORS_MAX)
         if not message:
             os._exit(0)
-        _spawn(worker, message, descriptors)
+        _spawn(worker, common, message, descriptors)
 
 
-def _spawn(worker: socket.socket, message: bytes, descriptors: list[int]) -> None:
+def _spawn(worker: socket.socket, common: Setup, message: bytes, descriptors: list[int]) -> None:
     (slot,) = SPAWN.unpack(message)
     if os.fork() == 0:
         try:
             worker.close()
             attempt, *groups = descriptors
-            setup = Setup(slot=slot, mapped=os.getuid() == 0, groups=tuple(groups))
+            setup = replace(common, slot=slot, groups=tuple(groups))
             supervisor.main(socket.socket(fileno=attempt), setup)
         finally:
             os._exit(1)

@@ -35,12 +35,15 @@ class Setup:
     """What a supervisor knows before its program comes.
 
     `mapped` says that many uids exist in the box, so that each slot has its own; `groups` are open
-    `cgroup.procs` files to join.
+    `cgroup.procs` files to join; `filter` is the compiled system call filter; `modules_at_start`
+    names what an interpreter has imported by itself before it runs a file.
     """
 
     slot: int
     mapped: bool
     groups: tuple[int, ...]
+    filter: bytes
+    modules_at_start: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Start:
 
     The payload is a file of JSON: `code`, `args` and `env`. `file` is the name the code gets in the
     work folder, `argv` what comes before it on the command line; `processes` is a limit for hosts
-    without control groups, 0 where those hold it.
+    without control groups, 0 where those hold it. `in_template` has Python code run in the waiting
+    interpreter instead of a new one.
     """
 
     argv: list[str]
@@ -58,6 +62,7 @@ class Start:
     disk_files: int
     shm_bytes: int
     processes: int
+    in_template: bool
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()

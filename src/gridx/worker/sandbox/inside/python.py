@@ -1,0 +1,138 @@
+"""A Python job in the template's own interpreter: as after a cold start, without the cold start.
+
+The template was started like any interpreter that runs a file, so what is left to do is what comes
+between that and the file: the standard streams, the environment, the arguments, `__main__`. What
+the template had imported for itself is forgotten first. At the end the interpreter is not taken apart
+piece by piece, which would cost more than most jobs: what a program can notice of that is done
+(threads, exit functions, its own objects' finalizers, streams), and the process ends.
+"""
+
+import atexit
+import gc
+import io
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import SourceFileLoader
+from typing import NoReturn
+
+_STATUS_NOT_FLUSHED = 120
+_forgotten: list[types.ModuleType] = []
+"""What the template had imported: taking it apart would only cost time."""
+
+
+def prepare(
+    path: str,
+    argv: Sequence[bytes],
+    environment: Mapping[bytes, bytes],
+    modules_at_start: frozenset[str],
+) -> types.ModuleType:
+    """Make the interpreter as it is before it runs `path`; returns the module to run it in."""
+    _forgotten.extend(sys.modules.pop(name) for name in set(sys.modules) - modules_at_start)
+    os.environ.clear()
+    os.environb.update(environment)
+    sys.argv = [path, *(os.fsdecode(each) for each in argv)]
+    sys.orig_argv = [sys.executable, *sys.argv]
+    sys.path.insert(0, os.path.dirname(path))
+    _open_streams()
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    main.__dict__.update(
+        __file__=path,
+        __cached__=None,
+        __loader__=SourceFileLoader("__main__", path),
+        __builtins__=sys.modules["builtins"],
+        __annotations__={},
+    )
+    return main
+
+
+def execute(path: str, main: types.ModuleType) -> NoReturn:
+    """Run the file at `path` in `main` and end the process as the interpreter would."""
+    try:
+        with open(path, "rb") as file:
+            code = compile(file.read(), path, "exec", dont_inherit=True)
+        exec(code, main.__dict__)
+        status = 0
+    except SystemExit as asked:
+        status = _status(asked)
+    except BaseException as failure:  # noqa: BLE001 - told the way the interpreter tells it
+        _tell(failure)
+        status = 1
+        if isinstance(failure, KeyboardInterrupt):
+            _end(main, 1, then=_die_of_interrupt)
+    _end(main, status, then=os._exit)
+
+
+def _tell(failure: BaseException) -> None:
+    trace = failure.__traceback__
+    trace = trace.tb_next if trace is not None else None  # without the frame of ours
+    failure.__traceback__ = trace
+    sys.last_type, sys.last_value, sys.last_traceback = type(failure), failure, trace
+    try:
+        sys.excepthook(type(failure), failure, trace)
+    except Exception as worse:  # noqa: BLE001 - a hook of the job's own
+        sys.stderr.write("Error in sys.excepthook:\n")
+        sys.__excepthook__(type(worse), worse, worse.__traceback__)
+        sys.stderr.write("\nOriginal exception was:\n")
+        sys.__excepthook__(type(failure), failure, trace)
+
+
+def _status(asked: SystemExit) -> int:
+    if asked.code is None:
+        return 0
+    if isinstance(asked.code, int):
+        return asked.code & 0xFF
+    sys.stderr.write(f"{asked.code}\n")
+    return 1
+
+
+def _die_of_interrupt(_status: int) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    os._exit(1)
+
+
+def _end(main: types.ModuleType, status: int, then: Callable[[int], NoReturn]) -> NoReturn:
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()  # noqa: SLF001 - as the interpreter itself does
+    atexit._run_exitfuncs()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    flushed = _flush()
+    names = list(main.__dict__)
+    for underscored in (True, False):
+        for name in names:
+            if name.startswith("_") is underscored and name != "__builtins__":
+                main.__dict__[name] = None
+    gc.collect()
+    then(status if _flush() and flushed else _STATUS_NOT_FLUSHED)
+
+
+def _flush() -> bool:
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        return False
+    return True
+
+
+def _open_streams() -> None:
+    """Standard streams on the job's own descriptors, made the way the interpreter makes them."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        reading = name == "stdin"
+        raw = io.FileIO(descriptor, "rb" if reading else "wb", closefd=False)
+        setattr(raw, "name", f"<{name}>")  # noqa: B010 - the type says it cannot be set
+        model = getattr(sys, f"__{name}__")
+        stream = io.TextIOWrapper(
+            io.BufferedReader(raw) if reading else io.BufferedWriter(raw),
+            encoding=model.encoding,
+            errors=model.errors,
+            newline=None if reading else "\n",
+            line_buffering=name == "stderr",
+        )
+        setattr(stream, "mode", "r" if reading else "w")  # noqa: B010
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)

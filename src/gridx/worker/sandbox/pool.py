@@ -1,0 +1,114 @@
+"""Worlds made ahead: each is made before its program is known, used once and thrown away.
+
+Making one takes longer than most of starting a program in it (control groups of version 1 alone
+may take 20 ms), so a few wait ready and are replaced in the background.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from gridx.domain.errors import Unavailable
+from gridx.tasks import Tasks
+from gridx.telemetry import get_logger
+from gridx.worker.sandbox.box import Box
+from gridx.worker.sandbox.cell import Cell
+from gridx.worker.sandbox.cgroup import Group, Groups
+from gridx.worker.sandbox.running import World
+
+_MAKING_TIMEOUT_S = 10.0
+_log = get_logger(__name__)
+
+
+class Pool:
+    """The worlds of one box; keeps `waiting_max` of them ready."""
+
+    def __init__(self, box: Box, groups: Groups | None, waiting_max: int) -> None:
+        self._box = box
+        self._groups = groups
+        self._waiting_max = waiting_max
+        self._waiting: deque[World] = deque()
+        self._slots: set[int] = set()
+        self._made = 0
+        self._tasks = Tasks()
+        self._refilling: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether its box still runs."""
+        return self._box.alive
+
+    @asynccontextmanager
+    async def world(self) -> AsyncGenerator[World]:
+        """A world for one attempt, taken down at the end; raises `Unavailable` or `OSError`."""
+        world = self._take() or await self._make()
+        self.refill()
+        try:
+            yield world
+        finally:
+            self._take_down(world)
+
+    def refill(self) -> None:
+        """Make what is missing, in the background."""
+        if self._refilling is None or self._refilling.done():
+            self._refilling = self._tasks.start("refill worlds", self._refill())
+
+    async def close(self) -> None:
+        """Take down every world with its box."""
+        await self._tasks.close()
+        while self._waiting:
+            self._take_down(self._waiting.popleft())
+        await self._box.close()
+
+    def complaint(self) -> str:
+        """What its box said on its way out, for a person."""
+        return self._box.complaint()
+
+    def _take(self) -> World | None:
+        while self._waiting:
+            world = self._waiting.popleft()
+            if not world.cell.ended.done():
+                return world
+            self._take_down(world)
+        return None
+
+    async def _refill(self) -> None:
+        while len(self._waiting) < self._waiting_max and self._box.alive:
+            try:
+                self._waiting.append(await self._make())
+            except (OSError, Unavailable) as failure:
+                _log.warning("world_not_made", why=str(failure))
+                return
+
+    async def _make(self) -> World:
+        slot = next(each for each in range(len(self._slots) + 1) if each not in self._slots)
+        self._slots.add(slot)
+        group: Group | None = None
+        cell: Cell | None = None
+        try:
+            if self._groups is not None:
+                self._made += 1
+                group = self._groups.make(f"attempt-{self._made}")
+            cell = Cell(self._box, slot, group.joins if group is not None else ())
+            async with asyncio.timeout(_MAKING_TIMEOUT_S):
+                failure = await cell.ready
+        except TimeoutError:
+            failure = "it did not become ready in time"
+        except BaseException:
+            self._undo(slot, cell, group)
+            raise
+        if failure or cell is None:
+            self._undo(slot, cell, group)
+            raise Unavailable(f"a world for the job could not be made: {failure}")
+        return World(slot, cell, group)
+
+    def _take_down(self, world: World) -> None:
+        self._undo(world.slot, world.cell, world.group)
+
+    def _undo(self, slot: int, cell: Cell | None, group: Group | None) -> None:
+        if cell is not None:
+            cell.close()
+        if group is not None:
+            group.close()
+        self._slots.discard(slot)
