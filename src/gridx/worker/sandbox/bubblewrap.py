@@ -2,7 +2,7 @@
 
 Theory of operation. `box` starts `bwrap` once, with a template interpreter in it; `cell` has the
 template fork a fresh world (namespaces, mounts, system call filter, uid) for one attempt and sends
-it the program; `cgroup` bounds and counts it; `outputs` reads what it writes; `running` ends it when
+it the program; `cgroups` bounds and counts it; `outputs` reads what it writes; `running` ends it when
 it must be ended; `ending` decides from what was seen how it ended. The order of a run: group, cell,
 limits, program, end; then the cell is closed and the group removed, and nothing is left.
 """
@@ -16,10 +16,11 @@ from gridx.clock import Clock, SystemClock
 from gridx.domain.attempt import Reason
 from gridx.domain.errors import Unavailable
 from gridx.telemetry import get_logger
-from gridx.worker.sandbox import cgroup_v1, cgroup_v2, rootfs
+from gridx.worker.sandbox import rootfs
 from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Program, Report, Stream
 from gridx.worker.sandbox.box import find_bwrap, start_box
-from gridx.worker.sandbox.cgroup import Allowance, Groups
+from gridx.worker.sandbox.cgroups import v1, v2
+from gridx.worker.sandbox.cgroups.groups import Allowance, Groups
 from gridx.worker.sandbox.ending import outcome
 from gridx.worker.sandbox.inside import filter as calls
 from gridx.worker.sandbox.inside import wire
@@ -107,7 +108,7 @@ class Bubblewrap:
             )
         self._opened = True
         try:
-            groups = cgroup_v2.find() or cgroup_v1.find()
+            groups = v2.find() or v1.find()
             if groups is not None:
                 groups.open()
             self._groups = groups

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gridx.domain.attempt import Reason, Usage
 from gridx.worker.sandbox.base import Limits, Outcome
-from gridx.worker.sandbox.cgroup import Counters
+from gridx.worker.sandbox.cgroups.groups import Counters
 
 
 @dataclass(frozen=True, slots=True)

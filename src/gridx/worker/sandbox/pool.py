@@ -14,7 +14,7 @@ from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
 from gridx.worker.sandbox.box import Box
 from gridx.worker.sandbox.cell import Cell
-from gridx.worker.sandbox.cgroup import Group, Groups
+from gridx.worker.sandbox.cgroups.groups import Group, Groups
 from gridx.worker.sandbox.running import World
 
 _MAKING_TIMEOUT_S = 10.0

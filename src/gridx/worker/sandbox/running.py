@@ -12,7 +12,7 @@ from gridx.clock import Clock
 from gridx.domain.attempt import Reason
 from gridx.worker.sandbox.base import Emit, Limits, Program
 from gridx.worker.sandbox.cell import Cell
-from gridx.worker.sandbox.cgroup import Counters, Group
+from gridx.worker.sandbox.cgroups.groups import Counters, Group
 from gridx.worker.sandbox.ending import Seen
 from gridx.worker.sandbox.inside import wire
 from gridx.worker.sandbox.outputs import Outputs

@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from gridx.worker.sandbox import cgroup
 from gridx.worker.sandbox.base import Enforcement
-from gridx.worker.sandbox.cgroup import Allowance, Counters, MemoryMark
+from gridx.worker.sandbox.cgroups import groups
+from gridx.worker.sandbox.cgroups.groups import Allowance, Counters, MemoryMark
 
 _CONTROLLERS = {
     "memory": Enforcement.MEMORY,
@@ -23,7 +23,7 @@ class GroupsV1:
     version = "version 1"
 
     def __init__(self, folders: dict[str, Path]) -> None:
-        self._name = cgroup.own_name()
+        self._name = groups.own_name()
         self._above = folders
         self._own = {each: folder / self._name for each, folder in folders.items()}
         self._removed_later: list[Path] = []
@@ -34,9 +34,9 @@ class GroupsV1:
 
     def open(self) -> None:
         for folder in set(self._above.values()):
-            for each in folder.glob(f"{cgroup.NAME_PREFIX}*"):
-                if cgroup.is_abandoned(each.name):
-                    cgroup.remove_tree(each)
+            for each in folder.glob(f"{groups.NAME_PREFIX}*"):
+                if groups.is_abandoned(each.name):
+                    groups.remove_tree(each)
         for folder in set(self._own.values()):
             folder.mkdir()
 
@@ -46,7 +46,7 @@ class GroupsV1:
 
     def close(self) -> None:
         for folder in set(self._own.values()):
-            cgroup.remove_tree(folder)
+            groups.remove_tree(folder)
 
     def _remove(self, folder: Path) -> None:
         if not _removed(folder):
@@ -91,7 +91,7 @@ class GroupV1:
             return False
         if self.counters().oom_kills:
             return True
-        stat = cgroup.read_table(self._memory("stat"))
+        stat = groups.read_table(self._memory("stat"))
         droppable = stat["cache"] - stat["shmem"]
         return self._mark.exceeded(usage, usage - droppable - disk_used())
 
@@ -102,9 +102,9 @@ class GroupV1:
             cpu_s = int((self._folders["cpuacct"] / "cpuacct.usage").read_text()) / 1e9
         if "memory" in self._folders:
             peak = int(self._memory("max_usage_in_bytes").read_text())
-            oom_kills = cgroup.read_table(self._memory("oom_control")).get("oom_kill", 0)
+            oom_kills = groups.read_table(self._memory("oom_control")).get("oom_kill", 0)
         if "pids" in self._folders:
-            events = cgroup.read_table(self._folders["pids"] / "pids.events")
+            events = groups.read_table(self._folders["pids"] / "pids.events")
             refused_forks = events.get("max", 0)
         return Counters(cpu_s, peak, oom_kills, refused_forks)
 
@@ -122,9 +122,9 @@ class GroupV1:
 
 def find() -> GroupsV1 | None:
     """The hierarchies of version 1 in which this process may make groups; None without any."""
-    paths = cgroup.memberships()
+    paths = groups.memberships()
     folders: dict[str, Path] = {}
-    for kind, folder, options in cgroup.mounts():
+    for kind, folder, options in groups.mounts():
         for controller in options & set(_CONTROLLERS) if kind == "cgroup" else ():
             own = Path(folder) / paths.get(controller, "/").lstrip("/")
             if os.access(own, os.W_OK):

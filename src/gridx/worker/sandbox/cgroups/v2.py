@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gridx.worker.sandbox import cgroup
 from gridx.worker.sandbox.base import Enforcement
-from gridx.worker.sandbox.cgroup import Allowance, Counters, MemoryMark
+from gridx.worker.sandbox.cgroups import groups
+from gridx.worker.sandbox.cgroups.groups import Allowance, Counters, MemoryMark
 
 _CONTROLLERS = {
     "memory": Enforcement.MEMORY,
@@ -25,7 +25,7 @@ class GroupsV2:
 
     def __init__(self, above: Path, controllers: frozenset[str]) -> None:
         self._above = above
-        self._own = above / cgroup.own_name()
+        self._own = above / groups.own_name()
         self._controllers = controllers
         self._removed_later: list[Path] = []
 
@@ -34,21 +34,21 @@ class GroupsV2:
         return frozenset(_CONTROLLERS[each] for each in self._controllers)
 
     def open(self) -> None:
-        for each in self._above.glob(f"{cgroup.NAME_PREFIX}*"):
-            if cgroup.is_abandoned(each.name):
-                cgroup.remove_tree(each)
+        for each in self._above.glob(f"{groups.NAME_PREFIX}*"):
+            if groups.is_abandoned(each.name):
+                groups.remove_tree(each)
         self._own.mkdir()
         _hand_down(self._own)
 
     def make(self, name: str) -> "GroupV2":
-        self._removed_later = [each for each in self._removed_later if not cgroup.remove_tree(each)]
+        self._removed_later = [each for each in self._removed_later if not groups.remove_tree(each)]
         return GroupV2(self._own / name, self._controllers, self._remove)
 
     def close(self) -> None:
-        cgroup.remove_tree(self._own)
+        groups.remove_tree(self._own)
 
     def _remove(self, folder: Path) -> None:
-        if not cgroup.remove_tree(folder):
+        if not groups.remove_tree(folder):
             self._removed_later.append(folder)
 
 
@@ -84,14 +84,14 @@ class GroupV2:
             weight = max(1, min(10_000, round(allowance.cpus * _WEIGHT_OF_A_CPU)))
             self._write("cpu.weight", weight)
             if (quota := allowance.cpu_quota_us) is not None:
-                self._write("cpu.max", f"{quota} {cgroup.CPU_PERIOD_US}")
+                self._write("cpu.max", f"{quota} {groups.CPU_PERIOD_US}")
 
     def memory_exceeded(self, disk_used: Callable[[], int]) -> bool:
         if self._mark is None or (usage := self._mark.passed()) is None:
             return False
         if self.counters().oom_kills:
             return True
-        stat = cgroup.read_table(self._folder / "memory.stat")
+        stat = groups.read_table(self._folder / "memory.stat")
         droppable = stat["file"] - stat["shmem"] + stat.get("slab_reclaimable", 0)
         if self._mark.exceeded(usage, usage - droppable - disk_used()):
             return True
@@ -99,15 +99,15 @@ class GroupV2:
         return False
 
     def counters(self) -> Counters:
-        stat = cgroup.read_table(self._folder / "cpu.stat")
+        stat = groups.read_table(self._folder / "cpu.stat")
         peak = None
         oom_kills = refused_forks = 0
         if "memory" in self._controllers:
-            oom_kills = cgroup.read_table(self._folder / "memory.events").get("oom_kill", 0)
+            oom_kills = groups.read_table(self._folder / "memory.events").get("oom_kill", 0)
             peak_file = self._folder / "memory.peak"  # since kernel 5.19
             peak = int(peak_file.read_text()) if peak_file.exists() else None
         if "pids" in self._controllers:
-            refused_forks = cgroup.read_table(self._folder / "pids.events").get("max", 0)
+            refused_forks = groups.read_table(self._folder / "pids.events").get("max", 0)
         return Counters(stat.get("usage_usec", 0) / 1e6, peak, oom_kills, refused_forks)
 
     def close(self) -> None:
@@ -123,11 +123,11 @@ class GroupV2:
 
 def find() -> GroupsV2 | None:
     """A place of version 2 in which this process may make groups; None without one."""
-    for kind, folder, _ in cgroup.mounts():
+    for kind, folder, _ in groups.mounts():
         if kind != "cgroup2":
             continue
         top = Path(folder)
-        own = top / cgroup.memberships().get("", "/").lstrip("/")
+        own = top / groups.memberships().get("", "/").lstrip("/")
         for above in dict.fromkeys(_places(top, own)):
             if controllers := _hand_down(above):
                 return GroupsV2(above, controllers)
