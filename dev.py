@@ -58,12 +58,13 @@ examples:
 def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036  (this file may well be started by an older one)
         sys.exit(f"[dev] Grid-X needs Python 3.11 or newer; this is {sys.version.split()[0]}.")
-    options, rest = parser().parse_known_args()
-    if rest and options.command not in {"demo", "test"}:
-        parser().error(f"unknown arguments: {' '.join(rest)}")
+    words = sys.argv[1:]
+    # What follows these two belongs to the program that they run, in the order given.
+    own = words[:1] if words[:1] in (["demo"], ["test"]) else words
+    options, rest = parser().parse_args(own), words[len(own) :]
     # Trust the certificates that the machine trusts, as pip does; uv by itself would not.
     os.environ.setdefault("UV_SYSTEM_CERTS", "1")
-    # No test, type checker or tool may phone home or pick up the caller's environment.
+    # Only what the locks name is imported, whatever the caller has lying around.
     os.environ.pop("PYTHONPATH", None)
     try:
         return run_command(options, rest)
