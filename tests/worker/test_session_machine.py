@@ -144,10 +144,13 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.session.link is not Link.AWAY)
     @rule(lost=st.integers(0, 3))
     def cut(self, lost: int) -> None:
-        """The connection breaks, and the last few log frames were never committed."""
+        """The connection breaks; the last few log frames, or everything, was never committed."""
         self.do(Closed())
         for key, count in self.committed_logs.items():
             self.committed_logs[key] = max(0, count - lost)
+        if lost == 3:
+            self.committed_logs.clear()
+            self.seen_started.clear()
 
     @precondition(lambda self: self.connected)
     @rule(target=keys, cpus=st.sampled_from([0.5, 1.0, 3.0, 4.0]))
