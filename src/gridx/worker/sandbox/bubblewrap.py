@@ -86,14 +86,13 @@ class Bubblewrap:
             await trial.open()
             program, limits = Program("bash", "exit 0"), Limits(timeout_s=5.0)
             end = await trial.run("probe", program, limits, _ignore, asyncio.Event())
+            enforces = _ALWAYS | (trial._groups.enforces if trial._groups is not None else set())
         except Unavailable as failure:
             return Report(NAME, works=False, why_not=failure.message, advice=_advice())
         finally:
             await trial.close()
         if end.reason is not None:
             return Report(NAME, works=False, why_not=end.detail, advice=_advice())
-        counted = trial._groups.enforces if trial._groups is not None else frozenset[Enforcement]()
-        enforces = _ALWAYS | counted
         advice = () if Enforcement.MEMORY in enforces else (_DELEGATE,)
         return Report(NAME, works=True, enforces=enforces, advice=advice)
 
