@@ -227,11 +227,16 @@ class UserView(View):
     balance: str
 
 
-class UserListItemView(View):
+class UserStateView(View):
+    """A user, as suspending and the opposite leave them."""
+
     user_id: str
     role: str
     suspended: bool
     created_at: str
+
+
+class UserListItemView(UserStateView):
     balance: str
 
 
@@ -242,7 +247,7 @@ class UserListView(View):
 
 class TokenView(View):
     token: str
-    token_type: Literal["bearer"]
+    token_type: Literal["bearer"] = "bearer"
     expires_at: str
 
 

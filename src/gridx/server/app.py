@@ -1,0 +1,230 @@
+"""The composition root: settings become a grid and the application that serves it.
+
+`create_app` puts the operations together; `serve` runs a coordinator from its opening to its end in
+order: streams and sockets are told first, so that they end by themselves, then the listener waits
+for the rest, then the grid closes.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import WebSocketRoute
+
+from gridx import __version__
+from gridx.clock import Clock, SystemClock
+from gridx.config import Settings
+from gridx.coordinator.grid import Grid
+from gridx.domain.money import MICROCREDITS
+from gridx.domain.policy import Policy
+from gridx.domain.pricing import PPM, Tariff
+from gridx.domain.resources import Resources
+from gridx.server import answers
+from gridx.server.api import accounts, jobs, keys, output, service, users, workers
+from gridx.server.auth import Addresses
+from gridx.server.documents import add_documents
+from gridx.server.front import Dispatch, Envelope, Table
+from gridx.server.lifetime import Closing, Slots
+from gridx.server.listener import Listener
+from gridx.server.operation import Operation, Operations, Parts
+from gridx.server.worker_socket import PATH, WorkerSocket
+from gridx.tasks import Tasks
+from gridx.telemetry import get_logger
+
+DESCRIPTION = (
+    "Run Python, JavaScript and Bash jobs on other people's machines, sandboxed and paid by the "
+    "second. Times are RFC 3339 in UTC, credits are decimal strings with six places, durations "
+    "are seconds. Every error has the shape of ErrorView."
+)
+
+_log = get_logger(__name__)
+
+
+def policy_of(settings: Settings) -> Policy:
+    """What the coordinator needs to know of the settings."""
+    s = settings
+    return Policy(
+        storage_url=s.storage.url,
+        bus_url=s.bus.url,
+        readers=s.storage.readers,
+        writers=s.storage.writers,
+        group_size_max=s.storage.group_size_max,
+        heartbeat_s=s.leases.heartbeat_s,
+        lease_s=s.leases.lease_s,
+        tariff=Tariff(
+            per_cpu_second=s.pricing.per_cpu_second * MICROCREDITS,
+            memory_mb_per_cpu=s.pricing.memory_mb_per_cpu,
+            cpus_per_gpu=s.pricing.cpus_per_gpu,
+            min_cost=int(s.pricing.min_cost * MICROCREDITS),
+            max_cost=int(s.pricing.max_cost * MICROCREDITS),
+            reward_ppm=int(s.pricing.reward_ratio * PPM),
+        ),
+        initial_grant=s.initial_grant,
+        registration=s.registration,
+        admission=s.admission,
+        token_lifetime_s=s.server.token_lifetime_s,
+        timeout_s_max=s.limits.timeout_s,
+        output_bytes_max=s.limits.output_bytes,
+        processes_max=s.limits.processes,
+        queued_jobs_per_user=s.limits.queued_jobs_per_user,
+        queue_age_s=s.limits.queue_age_s,
+        keys_per_user=s.limits.keys_per_user,
+        workers_per_user=s.limits.workers_per_user,
+        worker_cap=Resources(
+            s.workers.cpus_max, s.workers.memory_mb_max, s.workers.gpus_max, s.workers.disk_mb_max
+        ),
+    )
+
+
+def create_app(settings: Settings, grid: Grid, clock: Clock) -> FastAPI:
+    """The application for an open `grid`; `app.state.parts.closing` ends its long answers."""
+    parts = Parts(
+        grid=grid,
+        clock=clock,
+        settings=settings.server,
+        heartbeat_s=settings.leases.heartbeat_s,
+        lease_s=settings.leases.lease_s,
+        addresses=Addresses(settings.server.trusted_proxies),
+        closing=Closing(),
+        streams=Slots("streams", settings.server.streams_max),
+        sockets=Slots("worker sockets", settings.server.sockets_max),
+    )
+    app = FastAPI(
+        title="Grid-X",
+        version=__version__,
+        description=DESCRIPTION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "operation_spans": False, "logs": False},
+    )
+    app.state.parts = parts
+    table = Table()
+    groups = (
+        jobs.operations,
+        output.operations,
+        users.operations,
+        keys.operations,
+        workers.operations,
+        accounts.operations,
+        service.operations,
+        service.metrics_operations(settings.server.metrics_open),
+    )
+    for operation in _all(groups, parts):
+        app.router.routes.append(operation)
+        table.add(operation)
+    app.router.routes.append(WebSocketRoute(PATH, WorkerSocket(parts)))
+    add_documents(app)
+
+    async def answer_http_error(_request: Request, error: Exception) -> Response:
+        status = cast("HTTPException", error).status_code
+        message = "There is no such path: see /docs" if status == 404 else _phrase(error)
+        answer = answers.of_problem(status, message, clock.now())
+        headers = cast("HTTPException", error).headers
+        return Response(answer.body, status, headers, "application/json")
+
+    app.add_exception_handler(HTTPException, answer_http_error)
+    # The one that is added last is outermost.
+    app.add_middleware(Dispatch, table=table, clock=clock)
+    app.add_middleware(Envelope, clock=clock)
+    return app
+
+
+def _all(groups: tuple[Operations, ...], parts: Parts) -> Iterator[Operation]:
+    for group in groups:
+        for declared in group.declared:
+            yield Operation(declared, parts)
+
+
+def _phrase(error: Exception) -> str:
+    status = cast("HTTPException", error).status_code
+    return "This path does not know the method" if status == 405 else "The request was refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A coordinator that serves: where, and its grid."""
+
+    url: str
+    grid: Grid
+    parts: Parts
+
+
+async def serve(
+    settings: Settings,
+    *,
+    ready: Callable[[Serving], Awaitable[None]] | None = None,
+    stop: asyncio.Event | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Run a coordinator until SIGINT or SIGTERM, or until `stop` is set.
+
+    Migrates and opens the store, listens, calls `ready`, and at the end closes streams, sockets,
+    the listener and the grid in this order. With `stop` given, signals are the caller's to handle.
+    Raises `GridError` when the grid cannot be opened and `Unavailable` when the port cannot.
+    """
+    with contextlib.ExitStack() as signals:
+        end = stop or signals.enter_context(_stopped_by_signals())
+        async with serving(settings, clock or SystemClock()) as it:
+            if ready is not None:
+                await ready(it)
+            await end.wait()
+            _log.info("stopping")
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, clock: Clock) -> AsyncGenerator[Serving]:
+    """A coordinator that serves while inside."""
+    grid = Grid(policy_of(settings), clock)
+    await grid.open()
+    tasks = Tasks()
+    try:
+        app = create_app(settings, grid, clock)
+        parts: Parts = app.state.parts
+        listener = Listener(app, settings.server)
+        task = tasks.start("listener", listener.run_until_told())
+        try:
+            await listener.serves()
+            _warn(settings, listener.url)
+            _log.info("ready", url=listener.url)
+            yield Serving(listener.url, grid, parts)
+        finally:
+            parts.closing.begin()
+            listener.should_exit = True
+            await asyncio.wait({task})
+    finally:
+        await tasks.close()
+        await grid.close()
+
+
+def _warn(settings: Settings, url: str) -> None:
+    host = settings.server.host
+    local = host.startswith("127.") or host in {"::1", "localhost"}
+    if not local and settings.server.tls_cert is None:
+        _log.warning(
+            "no_tls",
+            listening=f"{host}:{url.rpartition(':')[2]}",
+            danger="passwords, tokens and jobs can be read and changed on the network",
+            advice="give --tls-cert and --tls-key, or put a proxy with TLS in front",
+        )
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Generator[asyncio.Event]:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

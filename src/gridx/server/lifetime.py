@@ -1,0 +1,70 @@
+"""What long answers share: the end of the server, and how many of them there may be at once."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+from gridx.domain.errors import Unavailable
+
+
+class Closing:
+    """Says that the server is about to end: streams and sockets end, waits are given up."""
+
+    def __init__(self) -> None:
+        self._begun = asyncio.Event()
+        self._deadlines: set[asyncio.Timeout] = set()
+
+    @property
+    def begun(self) -> bool:
+        return self._begun.is_set()
+
+    def begin(self) -> None:
+        """Tell everybody; may be called more than once."""
+        self._begun.set()
+        now = asyncio.get_running_loop().time()
+        for deadline in self._deadlines:
+            deadline.reschedule(now)
+
+    async def wait(self) -> None:
+        """Return once the server is about to end."""
+        await self._begun.wait()
+
+    @asynccontextmanager
+    async def interrupting(self) -> AsyncGenerator[None]:
+        """What is awaited inside is given up at the end: raises `Unavailable` then."""
+        if self.begun:
+            raise Unavailable("The coordinator is shutting down: try again in a moment")
+        deadline = asyncio.timeout(None)
+        try:
+            async with deadline:
+                self._deadlines.add(deadline)
+                yield
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise Unavailable("The coordinator is shutting down: try again in a moment") from None
+        finally:
+            self._deadlines.discard(deadline)
+
+
+class Slots:
+    """At most `limit` of one kind of connection at a time."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        self._what = what
+        self._limit = limit
+        self.taken = 0
+
+    @contextmanager
+    def take(self) -> Generator[None]:
+        """Hold a slot while inside; raises `Unavailable` when all are taken."""
+        if self.taken >= self._limit:
+            raise Unavailable(
+                f"{self._limit} {self._what} are open, which is the most there may be: "
+                "try again when some have ended"
+            )
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1

@@ -1,0 +1,189 @@
+"""The listening socket: uvicorn, set up for us, and ended in order.
+
+On the end of the program we first tell streams and sockets, so that they end by themselves; uvicorn
+then waits for the rest. Its protocols are bent in three places: what is not HTTP is answered in our
+error shape, the head of a request has a limit, and a WebSocket peer that breaks the protocol is
+closed with 1008 and gets to read it, however much it is still sending.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import Generator
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.server import ServerProtocol
+
+from gridx.clock import SystemClock, to_rfc3339
+from gridx.config import ServerSettings
+from gridx.domain.errors import InvalidInput, Unavailable
+from gridx.protocol.frames import CLOSE_POLICY, FRAME_BYTES_MAX
+from gridx.protocol.problem import to_body
+
+HEAD_BYTES_MAX = 64 * 1024
+PING_EVERY_S = 20.0
+PONG_WITHIN_S = 40.0
+KEEP_ALIVE_S = 75
+LINGER_S = 2.0
+BACKLOG = 2048
+
+_BAD_DATA = frozenset({1002, 1003, 1007, 1009})
+
+
+def _config(app: ASGIApp, server: ServerSettings) -> uvicorn.Config:
+    # Its own log lines of connections say nothing that ours do not.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    return uvicorn.Config(
+        app,
+        host=server.host,
+        port=server.port,
+        http=_Http,
+        ws=_WebSocket,
+        ws_max_size=FRAME_BYTES_MAX,
+        ws_ping_interval=PING_EVERY_S,
+        ws_ping_timeout=PONG_WITHIN_S,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(server.shutdown_s)),
+        ssl_certfile=server.tls_cert,
+        ssl_keyfile=server.tls_key,
+    )
+
+
+class Listener(uvicorn.Server):
+    """Uvicorn on a socket that is open from the start, without its signal handlers."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        """Raises `InvalidInput` for a certificate that cannot be used, `Unavailable` for a port."""
+        super().__init__(_config(app, settings))
+        try:
+            self.config.load()
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"The TLS certificate or key cannot be used: {error}") from None
+        host, port = settings.host, settings.port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            raise Unavailable(f"Cannot listen on {host} port {port}: {error.strerror}") from None
+        self._serves = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as somebody on this machine may reach it."""
+        name = {"::": "::1"}.get(self.config.host, self.config.host)
+        if name in {"", "0.0.0.0"}:  # noqa: S104  (that is everywhere: name one way to get there)
+            name = "127.0.0.1"
+        port = self._socket.getsockname()[1]
+        scheme = "https" if self.config.is_ssl else "http"
+        return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
+
+    async def run_until_told(self) -> None:
+        """Serve until `should_exit` is set, then end in order."""
+        await self.serve([self._socket])
+
+    async def serves(self) -> None:
+        """Return once requests are answered."""
+        await self._serves.wait()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._serves.set()
+
+
+class _HeadTooLarge(Exception):
+    """The request's line and headers are over their limit."""
+
+
+class _Http(HttpToolsProtocol):
+    """Uvicorn's HTTP, with a limit on the head and our shape for what is not HTTP."""
+
+    _head_bytes = 0
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size + 4
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise _HeadTooLarge
+
+    def send_400_response(self, msg: str) -> None:
+        if self._head_bytes > HEAD_BYTES_MAX:
+            msg = f"The line and headers of the request are over {HEAD_BYTES_MAX:,} bytes"
+        body = json.dumps(to_body(400, msg, to_rfc3339(SystemClock().now()))).encode()
+        head = (
+            b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            % len(body)
+        )
+        self.transport.write(STATUS_LINE[400] + head + body)
+        self.transport.close()
+
+
+class _StrictProtocol(ServerProtocol):
+    """Closes with 1008 whatever rule of the protocol the peer broke, as our contract says."""
+
+    def fail(self, code: int, reason: str = "") -> None:
+        if code in _BAD_DATA:
+            code, reason = CLOSE_POLICY, (reason or "not this protocol")[:120]
+        super().fail(code, reason)
+
+    def send_close(self, code: int | None = None, reason: str = "") -> None:
+        if code in _BAD_DATA:
+            code, reason = CLOSE_POLICY, "the frame is not UTF-8"
+        super().send_close(code, reason)
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """Uvicorn's WebSocket, that stays a moment after closing so that the peer reads why."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn = _StrictProtocol(
+            max_size=self.config.ws_max_size, logger=logging.getLogger("uvicorn.error")
+        )
+
+    def data_received(self, data: bytes) -> None:
+        if self.conn.parser_exc is None:
+            super().data_received(data)
+
+    def handle_parser_exception(self) -> None:
+        close = self.conn.close_sent
+        self.queue.put_nowait(
+            {
+                "type": "websocket.disconnect",
+                "code": close.code if close else 1006,
+                "reason": close.reason if close else "",
+            }
+        )
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(LINGER_S, self.transport.close)
