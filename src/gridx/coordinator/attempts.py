@@ -6,7 +6,9 @@ number of statements: jobs, attempts, transfers, balances, events. All that ends
 """
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from gridx.bus.base import QUEUES, Bus, job_topic, user_topic
 from gridx.domain.attempt import LOST, Attempt, AttemptStatus, Ending, Usage

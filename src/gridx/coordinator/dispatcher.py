@@ -8,7 +8,9 @@ skipping through the index. The cost of a job does not depend on how many wait b
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from gridx.bus.base import QUEUES, Bus
 from gridx.clock import Clock

@@ -7,6 +7,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from msgspec import Struct
+
 
 class AttemptStatus(StrEnum):
     """Where an attempt stands; the values are stored and sent as they are."""
@@ -103,9 +105,11 @@ LOST = Ending(AttemptStatus.LOST, Reason.LOST)
 TAKEN_BACK = Ending(AttemptStatus.CANCELLED)
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """An attempt as the grid keeps it; times in microseconds since the epoch."""
+class Attempt(Struct, frozen=True):
+    """An attempt as the grid keeps it; times in microseconds since the epoch.
+
+    A `Struct`, because each transaction makes several changed copies of it.
+    """
 
     job_id: str
     number: int

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from msgspec import Struct
+
 from gridx.domain.attempt import OWN_DOING, AttemptStatus, Ending, Reason
 from gridx.domain.resources import Resources
 
@@ -114,9 +116,10 @@ class Job:
     """Grows with each job submitted to the grid: the order of lists and queues."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobState:
+class JobState(Struct, frozen=True):
     """What changes of a job, and what decides how: the part that operations lock, change and save.
+
+    A `Struct`, because each transaction makes several changed copies of each of its jobs.
 
     `attempt` is the number of the newest attempt (0 before the first), `lease` that of the live
     one; `attempts_counted` counts to `max_attempts`.

@@ -4,7 +4,6 @@ Amounts are `int` micro-credits everywhere inside; text with six decimals at the
 """
 
 import re
-from fractions import Fraction
 
 MICROCREDITS = 1_000_000
 AMOUNT_MICROCREDITS_MAX = 10**15
@@ -40,5 +39,9 @@ def format_credits(amount: int) -> str:
 
 
 def round_half_even(numerator: int, denominator: int) -> int:
-    """`numerator / denominator` to the nearest whole, ties to the even one."""
-    return round(Fraction(numerator, denominator))
+    """`numerator / denominator` (above 0) to the nearest whole, ties to the even one."""
+    whole, rest = divmod(numerator, denominator)
+    twice = 2 * rest
+    if twice > denominator or (twice == denominator and whole % 2):
+        whole += 1
+    return whole

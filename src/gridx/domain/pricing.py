@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 
 from gridx.domain.attempt import OWN_DOING, AttemptStatus, Reason
 from gridx.domain.errors import Detail, InvalidInput
@@ -35,6 +36,7 @@ class Tariff:
     reward_ppm: int = 850_000
 
 
+@lru_cache(maxsize=4096)
 def price_per_second(resources: Resources, tariff: Tariff) -> int:
     """Micro-credits a second: unit x (cpus + memory_mb / 4096 + 4 x gpus), half to even, >= 1."""
     cpus = Fraction(str(resources.cpus))
@@ -51,7 +53,7 @@ def terms_of(spec: JobSpec, tariff: Tariff) -> Terms:
     """
     price = price_per_second(spec.resources, tariff)
     tries = spec.max_attempts if spec.retry_on_failure else 1
-    asked_us = round(Fraction(str(spec.limits.timeout_s)) * SECOND_US)
+    asked_us = _microseconds(spec.limits.timeout_s)
     cap = tariff.max_cost
     if spec.max_cost is not None:
         if spec.max_cost < tariff.min_cost:
@@ -66,6 +68,11 @@ def terms_of(spec: JobSpec, tariff: Tariff) -> Terms:
             f"{format_credits(price)} credits a second: raise max_cost or ask for less"
         )
     return Terms(price, tariff.reward_ppm, tariff.min_cost, hold, limit_us)
+
+
+@lru_cache(maxsize=4096)
+def _microseconds(seconds: float) -> int:
+    return round(Fraction(str(seconds)) * SECOND_US)
 
 
 def _max_cost(message: str) -> InvalidInput:

@@ -7,9 +7,20 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, t
 
 from gridx.domain.attempt import Attempt, AttemptStatus, Reason, Usage
 from gridx.domain.job import JobState
-from gridx.storage.dialect import upsert
+from gridx.storage.dialect import ManyRows, upsert
 from gridx.storage.jobs import state_of
 from gridx.storage.tables import attempts, jobs, output
+
+_INSERT = ManyRows(lambda _: insert(attempts),
+    [
+        "job_number", "number", "lease", "worker_id", "owner_id", "status", "live", "counted",
+        "assigned_at", "billed_us",
+    ],
+)  # fmt: skip
+_INSERT_OUTPUT = ManyRows(
+    lambda connection: upsert(connection, output).on_conflict_do_nothing(),
+    ["job_number", "attempt", "frame", "stream", "start", "data"],
+)
 
 
 def _attempt(row: "Row[Any]", job_id: str) -> Attempt:
@@ -37,25 +48,24 @@ def _attempt(row: "Row[Any]", job_id: str) -> Attempt:
 
 def insert_attempts(connection: Connection, new: Sequence[tuple[int, Attempt]]) -> None:
     """Store attempts as (number of the job, attempt)."""
-    if new:
-        connection.execute(
-            insert(attempts),
-            [
-                {
-                    "job_number": job_number,
-                    "number": a.number,
-                    "lease": a.lease,
-                    "worker_id": a.worker_id,
-                    "owner_id": a.owner_id,
-                    "status": a.status.value,
-                    "live": a.status.live,
-                    "counted": a.counted,
-                    "assigned_at": a.assigned_at,
-                    "billed_us": a.billed_us,
-                }
-                for job_number, a in new
-            ],
-        )
+    _INSERT.execute(
+        connection,
+        [
+            {
+                "job_number": job_number,
+                "number": a.number,
+                "lease": a.lease,
+                "worker_id": a.worker_id,
+                "owner_id": a.owner_id,
+                "status": a.status.value,
+                "live": a.status.live,
+                "counted": a.counted,
+                "assigned_at": a.assigned_at,
+                "billed_us": a.billed_us,
+            }
+            for job_number, a in new
+        ],
+    )
 
 
 def attempts_of(connection: Connection, job_number: int, job_id: str) -> tuple[Attempt, ...]:
@@ -132,21 +142,28 @@ def count_live(connection: Connection) -> dict[str, int]:
     return {worker_id: count for worker_id, count in rows}
 
 
-_SAVE = (
-    update(attempts)
-    .where(
-        attempts.c.lease == bindparam("b_lease"), attempts.c.status == bindparam("b_status")
-    )
-    .values(
-        {
-            name: bindparam(f"v_{name}")
-            for name in (
-                "status", "live", "counted", "reason", "exit_code", "sandbox", "started_at",
-                "finished_at", "wall_us", "cpu_us", "peak_memory_mb", "billed_us",
-            )
-        }
-    )
-)  # fmt: skip
+_SAVED = (
+    "status",
+    "live",
+    "counted",
+    "reason",
+    "exit_code",
+    "sandbox",
+    "started_at",
+    "finished_at",
+    "wall_us",
+    "cpu_us",
+    "peak_memory_mb",
+    "billed_us",
+)
+_SAVE = ManyRows(
+    lambda _: (
+        update(attempts)
+        .where(attempts.c.lease == bindparam("b_lease"), attempts.c.status == bindparam("b_status"))
+        .values({name: bindparam(f"v_{name}") for name in _SAVED})
+    ),
+    ["b_lease", "b_status", *(f"v_{name}" for name in _SAVED)],
+)
 
 
 def save_attempts(connection: Connection, changes: Sequence[tuple[Attempt, Attempt]]) -> None:
@@ -172,8 +189,7 @@ def save_attempts(connection: Connection, changes: Sequence[tuple[Attempt, Attem
         }
         for before, after in changes
     ]
-    result = connection.execute(_SAVE, rows)
-    assert result.rowcount == len(rows), "an attempt changed under its job's lock"
+    assert _SAVE.execute(connection, rows) == len(rows), "an attempt changed under its job's lock"
 
 
 # ------------------------------------------------------------------ output
@@ -206,8 +222,7 @@ def written_so_far(
 
 def insert_output(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Store frames of output (`job_number, attempt, frame, stream, start, data`), once each."""
-    if rows:
-        connection.execute(upsert(connection, output).on_conflict_do_nothing(), list(rows))
+    _INSERT_OUTPUT.execute(connection, rows)
 
 
 def newest_attempt_with_output(connection: Connection, job_number: int) -> int | None:

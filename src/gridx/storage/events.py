@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from gridx.domain.attempt import Reason
 from gridx.domain.job import JobStatus
+from gridx.storage.dialect import ManyRows
 from gridx.storage.tables import events, users
 
 
@@ -40,10 +41,17 @@ class JobEvent:
     cancel_requested: bool
 
 
-_UPDATE = (
-    update(users)
-    .where(users.c.user_id == bindparam("b_user_id"))
-    .values(last_event=bindparam("b_last"))
+_INSERT = ManyRows(
+    lambda _: insert(events),
+    ["user_id", "number", "at", "job_id", "status", "reason", "attempt", "cancel_requested"],
+)
+_UPDATE = ManyRows(
+    lambda _: (
+        update(users)
+        .where(users.c.user_id == bindparam("b_user_id"))
+        .values(last_event=bindparam("b_last"))
+    ),
+    ["b_user_id", "b_last"],
 )
 
 
@@ -76,8 +84,8 @@ def append(connection: Connection, happenings: Sequence[Happening]) -> None:
                 "cancel_requested": h.cancel_requested,
             }
         )
-    connection.execute(insert(events), rows)
-    connection.execute(_UPDATE, [{"b_user_id": u, "b_last": n} for u, n in last.items()])
+    _INSERT.execute(connection, rows)
+    _UPDATE.execute(connection, [{"b_user_id": u, "b_last": n} for u, n in last.items()])
 
 
 def last_number(connection: Connection, user_id: str) -> int:

@@ -11,7 +11,7 @@ from gridx.domain.attempt import Reason
 from gridx.domain.job import Job, JobSpec, JobState, JobStatus, Limits, Terms
 from gridx.domain.matching import Shape, shape_key, shape_of
 from gridx.domain.resources import Resources
-from gridx.storage.dialect import next_job_numbers
+from gridx.storage.dialect import ManyRows, next_job_numbers
 from gridx.storage.tables import job_tags, job_texts, jobs
 
 _encode = msgspec.json.Encoder().encode
@@ -33,6 +33,17 @@ class _Spec(msgspec.Struct, omit_defaults=True):
     require: dict[str, str] = {}
     max_cost: int | None = None
 
+
+_INSERT = ManyRows(lambda _: insert(jobs),
+    [
+        "number", "job_id", "user_id", "status", "name", "batch_id", "retry_of", "traceparent",
+        "spec", "shape", "priority", "max_attempts", "retry_on_failure", "waiting", "attempt",
+        "attempts_counted", "cancel_requested", "price_per_second", "reward_ppm", "min_cost",
+        "held", "limit_us", "created_at", "queued_at",
+    ],
+)  # fmt: skip
+_INSERT_TEXTS = ManyRows(lambda _: insert(job_texts), ["number", "texts"])
+_INSERT_TAGS = ManyRows(lambda _: insert(job_tags), ["user_id", "tag", "number"])
 
 _decode_texts = msgspec.json.Decoder(_Texts).decode
 _decode_spec = msgspec.json.Decoder(_Spec).decode
@@ -94,10 +105,9 @@ def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> None:
         )
         texts.append({"number": number, "texts": _texts_text(spec)})
         tags += [{"user_id": job.user_id, "tag": t, "number": number} for t in set(spec.tags)]
-    connection.execute(insert(jobs), rows)
-    connection.execute(insert(job_texts), texts)
-    if tags:
-        connection.execute(insert(job_tags), tags)
+    _INSERT.execute(connection, rows)
+    _INSERT_TEXTS.execute(connection, texts)
+    _INSERT_TAGS.execute(connection, tags)
 
 
 def _spec_text(spec: JobSpec) -> str:
@@ -304,24 +314,35 @@ def batch_exists(connection: Connection, user_id: str | None, batch_id: str) -> 
     return connection.execute(query).first() is not None
 
 
-_SAVE = (
-    update(jobs)
-    .where(
-        jobs.c.number == bindparam("b_number"),
-        jobs.c.status == bindparam("b_status"),
-        jobs.c.lease.is_not_distinct_from(bindparam("b_lease")),
-    )
-    .values(
-        {
-            name: bindparam(f"v_{name}")
-            for name in (
-                "status", "reason", "exit_code", "waiting", "attempt", "attempts_counted", "lease",
-                "worker_id", "cancel_requested", "billed_us", "cost", "reward", "queued_at",
-                "started_at", "finished_at",
-            )
-        }
-    )
-)  # fmt: skip
+_SAVED = (
+    "status",
+    "reason",
+    "exit_code",
+    "waiting",
+    "attempt",
+    "attempts_counted",
+    "lease",
+    "worker_id",
+    "cancel_requested",
+    "billed_us",
+    "cost",
+    "reward",
+    "queued_at",
+    "started_at",
+    "finished_at",
+)
+_SAVE = ManyRows(
+    lambda _: (
+        update(jobs)
+        .where(
+            jobs.c.number == bindparam("b_number"),
+            jobs.c.status == bindparam("b_status"),
+            jobs.c.lease.is_not_distinct_from(bindparam("b_lease")),
+        )
+        .values({name: bindparam(f"v_{name}") for name in _SAVED})
+    ),
+    ["b_number", "b_status", "b_lease", *(f"v_{name}" for name in _SAVED)],
+)
 
 
 def save_jobs(connection: Connection, changes: Sequence[tuple[JobState, JobState]]) -> None:
@@ -351,8 +372,7 @@ def save_jobs(connection: Connection, changes: Sequence[tuple[JobState, JobState
         }
         for before, after in changes
     ]
-    result = connection.execute(_SAVE, rows)
-    assert result.rowcount == len(rows), "a job changed under its lock"
+    assert _SAVE.execute(connection, rows) == len(rows), "a job changed under its lock"
 
 
 # ------------------------------------------------------------------ queues

@@ -19,13 +19,24 @@ from gridx.domain.ledger import (
     owner_of,
 )
 from gridx.domain.money import format_credits
-from gridx.storage.dialect import snapshot, upsert
+from gridx.storage.dialect import ManyRows, snapshot, upsert
 from gridx.storage.tables import balances, jobs, transfers, users
 
-_UPDATE = (
-    update(balances)
-    .where(balances.c.account == bindparam("b_account"), balances.c.amount == bindparam("b_before"))
-    .values(amount=bindparam("b_after"))
+_INSERT = ManyRows(lambda _: insert(transfers),
+    [
+        "transfer_id", "at", "kind", "source", "target", "amount", "source_after", "target_after",
+        "job_id", "memo",
+    ],
+)  # fmt: skip
+_UPDATE = ManyRows(
+    lambda _: (
+        update(balances)
+        .where(
+            balances.c.account == bindparam("b_account"), balances.c.amount == bindparam("b_before")
+        )
+        .values(amount=bindparam("b_after"))
+    ),
+    ["b_account", "b_before", "b_after"],
 )
 
 
@@ -45,8 +56,8 @@ def post(connection: Connection, book: Book) -> None:
     """Store what was moved in `book`."""
     if not book.postings:
         return
-    connection.execute(
-        insert(transfers),
+    _INSERT.execute(
+        connection,
         [
             {
                 "transfer_id": p.movement.transfer_id,
@@ -73,9 +84,7 @@ def post(connection: Connection, book: Book) -> None:
         for a, before, after in changes
         if before is not None
     ]
-    if changed:
-        result = connection.execute(_UPDATE, changed)
-        assert result.rowcount == len(changed), "a balance changed under its lock"
+    assert _UPDATE.execute(connection, changed) == len(changed), "a balance changed under its lock"
 
 
 def create_accounts(connection: Connection, user_id: str) -> None:
