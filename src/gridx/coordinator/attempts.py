@@ -91,16 +91,12 @@ class Changes:
         """The attempt as this transaction has left it so far."""
         return self._attempts.get(locked.lease, (locked, locked))[1]
 
-    def start(self, job: JobState, attempt: Attempt, sandbox: str | None) -> None:
-        """The attempt's program runs."""
+    def start(self, job: JobState, attempt: Attempt, sandbox: str | None, at: int) -> None:
+        """The attempt's program runs since `at`."""
         assert attempt.status is AttemptStatus.ASSIGNED and job.lease == attempt.lease
-        running = replace(
-            attempt, status=AttemptStatus.RUNNING, started_at=self._now, sandbox=sandbox
-        )
+        running = replace(attempt, status=AttemptStatus.RUNNING, started_at=at, sandbox=sandbox)
         self._set_attempt(attempt, running)
-        after = replace(
-            job, status=JobStatus.RUNNING, started_at=self._now, worker_id=attempt.worker_id
-        )
+        after = replace(job, status=JobStatus.RUNNING, started_at=at, worker_id=attempt.worker_id)
         self._set_job(job, after)
         self.outcome.started.append(after)
         self._happened(after, attempt.number)

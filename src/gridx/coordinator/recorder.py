@@ -70,8 +70,15 @@ class LeaseOrder:
     key: LeaseKey
 
 
-Observed = tuple[LeaseReport, float | None]
-"""A report with the seconds since its attempt was sent, None when another coordinator sent it."""
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A report, when it came (microseconds since the epoch), and how long after its attempt was
+    sent (seconds; None when another coordinator sent it).
+    """
+
+    report: LeaseReport
+    at: int
+    since_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +117,15 @@ class Recorder:
 
     def _record(self, connection: Connection, items: Sequence[_Item]) -> Sequence[_Answer]:
         locked = attempts.lock_by_leases(
-            connection, [report.key.lease for item in items for report, _ in item.reports]
+            connection, [o.report.key.lease for item in items for o in item.reports]
         )
         changes = Changes(connection, self._clock.now(), self._clock.new_id)
         output = _Output(connection, self._output_bytes_max, locked, items)
         answers = [
             tuple(
                 order
-                for report, since_s in item.reports
-                if (order := self._decide(changes, output, locked, item, report, since_s))
+                for observed in item.reports
+                if (order := self._decide(changes, output, locked, item.worker_id, observed))
             )
             for item in items
         ]
@@ -130,18 +137,18 @@ class Recorder:
             _Answer(orders, outcome if index == 0 else None) for index, orders in enumerate(answers)
         ]
 
-    def _decide(  # noqa: PLR0917  (one call site, in this order)
+    def _decide(
         self,
         changes: Changes,
         output: "_Output",
         locked: dict[str, tuple[JobState, Attempt]],
-        item: _Item,
-        report: LeaseReport,
-        since_s: float | None,
+        worker_id: str,
+        observed: Observed,
     ) -> LeaseOrder | None:
+        report = observed.report
         key = report.key
         found = locked.get(key.lease)
-        if found is None or found[1].worker_id != item.worker_id or found[1].number != key.attempt:
+        if found is None or found[1].worker_id != worker_id or found[1].number != key.attempt:
             return LeaseOrder("drop", key)
         job, attempt = changes.job(found[0]), changes.attempt(found[1])
         if job.job_id != key.job_id:
@@ -153,11 +160,11 @@ class Recorder:
                 if attempt.status is AttemptStatus.LOST:
                     return LeaseOrder("drop", key)
                 if attempt.status is AttemptStatus.ASSIGNED:
-                    changes.start(job, attempt, report.sandbox)
+                    changes.start(job, attempt, report.sandbox, observed.at)
             case LogReport():
                 output.add(job, attempt, report)
             case FinishedReport():
-                self._finish(changes, job, attempt, report, since_s)
+                self._finish(changes, job, attempt, report, observed)
                 return LeaseOrder("ack", key)
         return None
 
@@ -167,15 +174,16 @@ class Recorder:
         job: JobState,
         attempt: Attempt,
         report: FinishedReport,
-        since_s: float | None,
+        observed: Observed,
     ) -> None:
         ending = ending_of_report(report.reason, report.exit_code, job.cancel_requested)
         if attempt.status is AttemptStatus.ASSIGNED and ending.reason is not Reason.SANDBOX_ERROR:
             # Its `started` never came: it ran all the same.
-            changes.start(job, attempt, None)
+            changes.start(job, attempt, None, observed.at)
             job, attempt = changes.job(job), changes.attempt(attempt)
+        since_s = observed.since_s
         if since_s is None:
-            since_s = (self._clock.now() - attempt.assigned_at) / SECOND_US
+            since_s = (observed.at - attempt.assigned_at) / SECOND_US
         changes.end(
             job,
             attempt,
@@ -208,7 +216,7 @@ class _Output:
         self._bytes_max = bytes_max
         first: dict[tuple[int, int], int] = {}
         for item in items:
-            for report, _ in item.reports:
+            for report in (observed.report for observed in item.reports):
                 found = locked.get(report.key.lease)
                 if found is not None and isinstance(report, LogReport):
                     key = (found[0].number, found[1].number)

@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from gridx.clock import Clock
+from gridx.clock import MICROSECONDS, Clock
 from gridx.coordinator.recorder import (
     FinishedReport,
     LeaseKey,
     LeaseOrder,
     LeaseReport,
     LogReport,
+    Observed,
     Recorder,
     StartedReport,
 )
@@ -314,12 +315,14 @@ class Session:
         return True
 
     async def _record(self, reports: Sequence[tuple[LeaseReport, float]]) -> None:
+        now, now_s = self._clock.now(), self._clock.monotonic()
         observed = tuple(
-            (
+            Observed(
                 report,
-                heard - live.since_s if (live := self.live.get(report.key.lease)) else None,
+                now - round((now_s - heard_s) * MICROSECONDS),
+                heard_s - live.since_s if (live := self.live.get(report.key.lease)) else None,
             )
-            for report, heard in reports
+            for report, heard_s in reports
         )
         for order in await self._recorder.record(self.worker_id, observed):
             if order.kind in ("ack", "drop"):

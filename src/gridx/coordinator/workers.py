@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 
 from gridx.bus.base import QUEUES, Bus
 from gridx.clock import Clock
-from gridx.coordinator.attempts import Changes, Outcome, acceptable
+from gridx.coordinator.admission import Admission, Entry
+from gridx.coordinator.attempts import Changes, Outcome
 from gridx.coordinator.dispatcher import Dispatcher
 from gridx.coordinator.recorder import LeaseKey, LeaseOrder, Recorder
-from gridx.coordinator.sessions import ControlOrder, Greeting, KeptLease, Live, Session
-from gridx.coordinator.users import secret_hash
-from gridx.domain.attempt import Attempt, AttemptStatus
-from gridx.domain.errors import Conflict, Denied, NotFound
-from gridx.domain.job import JobState
+from gridx.coordinator.sessions import ControlOrder, Greeting, Live, Session
+from gridx.domain.attempt import AttemptStatus
+from gridx.domain.errors import Denied, NotFound
 from gridx.domain.page import Page
 from gridx.domain.policy import Policy
 from gridx.domain.resources import Resources
@@ -50,17 +49,6 @@ class WorkerState:
     load: float | None
 
 
-@dataclass(slots=True)
-class _Entry:
-    """What came of letting a worker in."""
-
-    worker: Worker
-    token: str | None
-    keep: list[tuple[KeptLease, JobState, Attempt]]
-    drop: list[LeaseKey]
-    outcome: Outcome
-
-
 class Workers:
     """The use cases around workers; also what their sessions call (`SessionEvents`)."""
 
@@ -85,6 +73,7 @@ class Workers:
         self._recorder = recorder
         self._tasks = tasks
         self._committed = committed
+        self._admission = Admission(clock, policy)
 
     # -------------------------------------------------------------- letting workers in
 
@@ -103,8 +92,8 @@ class Workers:
         greeting = Greeting(worker_id, name, "", capabilities, (), ())
 
         def operation(connection: Connection) -> RegisteredWorker:
-            worker = self._enrol(connection, who, greeting)
-            return RegisteredWorker(worker.worker_id, self._new_token(connection, worker))
+            worker = self._admission.enrol(connection, who, greeting)
+            return RegisteredWorker(worker.worker_id, self._admission.new_token(connection, worker))
 
         return await self._database.write(operation)
 
@@ -120,7 +109,7 @@ class Workers:
             raise Denied("This token belongs to another worker: remove the state folder to enrol")
         session_id = self._clock.new_id()
         entry = await self._database.write(
-            lambda connection: self._enter(connection, who, greeting, session_id)
+            lambda connection: self._admission.enter(connection, who, greeting, session_id)
         )
         session = Session(
             session_id=session_id,
@@ -136,7 +125,7 @@ class Workers:
         self._committed(entry.outcome)
         return session
 
-    async def _seat(self, session: Session, entry: _Entry) -> None:
+    async def _seat(self, session: Session, entry: Entry) -> None:
         now = self._clock.monotonic()
         old = self._dispatcher.sessions.get(session.worker_id)
         self._dispatcher.sessions[session.worker_id] = session
@@ -164,137 +153,6 @@ class Workers:
             return {job.job_id: job.spec.resources for job in found if job is not None}
 
         return await self._database.read(operation)
-
-    def _enter(
-        self, connection: Connection, who: Principal, greeting: Greeting, session_id: str
-    ) -> _Entry:
-        token = None
-        if who.kind is TokenKind.WORKER:
-            assert who.worker_id is not None
-            worker = workers.lock_worker(connection, who.worker_id)
-            if worker is None:
-                raise Denied("This grid does not know the worker: remove its state folder to enrol")
-            self._need_welcome(worker)
-        else:
-            worker = self._enrol(connection, who, greeting)
-            token = self._new_token(connection, worker)
-        now = self._clock.now()
-        offer = self._capped(greeting.capabilities)
-        workers.update_worker(
-            connection,
-            worker.worker_id,
-            {
-                "session_id": session_id,
-                "capabilities": offer,
-                "name": greeting.name,
-                "version": greeting.version,
-                "seen_at": now,
-                "draining": False,
-            },
-        )
-        worker = replace(
-            worker,
-            capabilities=offer,
-            name=greeting.name,
-            version=greeting.version,
-            seen_at=now,
-            online=True,
-            draining=False,
-        )
-        return self._sort_leases(connection, worker, token, greeting)
-
-    def _sort_leases(
-        self, connection: Connection, worker: Worker, token: str | None, greeting: Greeting
-    ) -> _Entry:
-        """Which leases the worker keeps, which it must drop, and which it lost by not naming."""
-        named = {key.lease: key for key in (*greeting.running, *greeting.unacknowledged)}
-        running = {key.lease for key in greeting.running}
-        held = attempts.live_leases_of_worker(connection, worker.worker_id)
-        locked = attempts.lock_by_leases(connection, {*held, *named})
-        changes = Changes(connection, self._clock.now(), self._clock.new_id)
-        keep: list[tuple[KeptLease, JobState, Attempt]] = []
-        drop: list[LeaseKey] = []
-        for lease, key in named.items():
-            job, attempt = locked.get(lease, (None, None))
-            if (
-                job is None
-                or attempt is None
-                or attempt.worker_id != worker.worker_id
-                or (key.job_id, key.attempt) != (job.job_id, attempt.number)
-            ):
-                drop.append(key)
-            elif attempt.usage is not None and lease not in running:
-                keep.append((KeptLease(key, 0), job, attempt))  # it is acknowledged again
-            elif acceptable(job, attempt) and (attempt.status.live or lease not in running):
-                keep.append((KeptLease(key, 0), job, attempt))
-            else:
-                drop.append(key)
-        for lease in held:
-            if lease not in named and lease in locked:
-                job, attempt = locked[lease]
-                if acceptable(job, attempt):
-                    changes.lose(job, attempt)
-        stored = attempts.written_so_far(connection, [(j.number, a.number) for _, j, a in keep])
-        kept = [
-            (KeptLease(k.key, stored.get((j.number, a.number), (0, 0, 0))[0]), j, a)
-            for k, j, a in keep
-        ]
-        return _Entry(worker, token, kept, drop, changes.save())
-
-    def _enrol(self, connection: Connection, who: Principal, greeting: Greeting) -> Worker:
-        """The caller's worker of this id, or a new one."""
-        if not users.lock_active(connection, [who.user_id]):
-            raise Denied(f"User {who.user_id} is suspended: ask an administrator")
-        if greeting.worker_id is not None:
-            known = workers.lock_worker(connection, greeting.worker_id)
-            if known is not None:
-                if known.owner_id != who.user_id:
-                    raise Denied("This worker belongs to another user")
-                self._need_welcome(known)
-                return known
-        if workers.count_of_owner(connection, who.user_id) >= self._policy.workers_per_user:
-            raise Conflict(f"A user has at most {self._policy.workers_per_user} workers here")
-        worker = Worker(
-            worker_id=greeting.worker_id or self._clock.new_id(),
-            owner_id=who.user_id,
-            name=greeting.name,
-            capabilities=self._capped(greeting.capabilities),
-            version=greeting.version,
-            created_at=self._clock.now(),
-            seen_at=None,
-            online=False,
-            paused=False,
-            draining=False,
-            standing=Standing.GOOD,
-            admitted=self._policy.admission == "open" or who.is_admin,
-        )
-        workers.insert_worker(connection, worker)
-        return worker
-
-    def _need_welcome(self, worker: Worker) -> None:
-        if worker.standing is Standing.BANNED:
-            raise Denied(f"The worker {worker.name} is banned: ask an administrator")
-
-    def _capped(self, offer: Capabilities) -> Capabilities:
-        return replace(offer, resources=offer.resources.capped(self._policy.worker_cap))
-
-    def _new_token(self, connection: Connection, worker: Worker) -> str:
-        """A fresh token of the worker's; the ones before it end."""
-        secret = self._clock.new_secret()
-        owner = users.find_user(connection, worker.owner_id)
-        assert owner is not None
-        users.delete_tokens_of_worker(connection, worker.worker_id)
-        users.insert_token(
-            connection,
-            Principal(
-                self._clock.new_id(), TokenKind.WORKER, owner.user_id, owner.role, frozenset(),
-                None, worker.worker_id,
-            ),
-            secret_hash(secret),
-            self._clock.now(),
-            None,
-        )  # fmt: skip
-        return secret
 
     # -------------------------------------------------------------- what sessions need done
 
