@@ -66,7 +66,6 @@ class StorageSettings(Section):
     readers: Count = 4
     writers: Count = 2
     """Writer threads on PostgreSQL; SQLite always has one."""
-    group_wait_s: Annotated[float, Field(ge=0, le=0.1)] = 0.0005
     group_size_max: Count = 1_000
 
 
