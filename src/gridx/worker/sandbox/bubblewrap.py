@@ -45,6 +45,7 @@ _ALWAYS = frozenset(
         Enforcement.WALL_TIME,
     }
 )
+_NOTHING = frozenset[Enforcement]()
 _READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "GLIBC_", "MALLOC_", "TZ", "HOME", "PATH")
 _log = get_logger(__name__)
 
@@ -86,7 +87,8 @@ class Bubblewrap:
             await trial.open()
             program, limits = Program("bash", "exit 0"), Limits(timeout_s=5.0)
             end = await trial.run("probe", program, limits, _ignore, asyncio.Event())
-            enforces = _ALWAYS | (trial._groups.enforces if trial._groups is not None else set())
+            counted = trial._groups.enforces if trial._groups is not None else _NOTHING
+            enforces = _ALWAYS | counted
         except Unavailable as failure:
             return Report(NAME, works=False, why_not=failure.message, advice=_advice())
         finally:

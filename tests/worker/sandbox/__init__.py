@@ -1,0 +1,1 @@
+"""The sandboxes: what they run, what they bound, what they leave behind."""
