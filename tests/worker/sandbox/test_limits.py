@@ -22,8 +22,10 @@ WAIT = "import time; time.sleep(60)"
         f"x = b'x' * (200 * {MB})",
         f"import mmap\nm = mmap.mmap(-1, 200 * {MB})\nfor _ in range(200): m.write(b'x' * {MB})",
         f"open('/dev/shm/x', 'wb').write(b'x' * (60 * {MB}))\nx = b'x' * (60 * {MB})\n{WAIT}",
-        f"import os\nfor _ in range(4):\n  if os.fork() == 0:\n    x = b'x' * (40 * {MB})\n    {WAIT}"
-        "\nos.wait()",
+        (
+            f"import os\nfor _ in range(4):\n  if os.fork() == 0:\n    x = b'x' * (40 * {MB})\n    {WAIT}"
+            "\nos.wait()"
+        ),
         "x = []\nwhile True: x.append(bytes(1 << 20).replace(b'\\0', b'x'))",
     ],
     ids=["at once", "mapped", "shared memory", "by children", "for ever"],
@@ -94,8 +96,10 @@ async def test_a_job_that_met_a_limit_and_coped_succeeds(sandbox: Bubblewrap) ->
     "code",
     [
         "import os, time\nfor _ in range(30):\n  if os.fork() == 0: time.sleep(60)",
-        "import threading, time\n"
-        "for _ in range(30): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+        (
+            "import threading, time\n"
+            "for _ in range(30): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+        ),
         "import os\nwhile True: os.fork()",
     ],
     ids=["children", "threads", "fork bomb"],

@@ -34,6 +34,7 @@ _PAGE_BYTES = 4096
 _FILES_PER_MB = 128
 _FILES_MIN = 4096
 _CELL_TIMEOUT_S = 10.0
+_REMOVALS_MAX, _REMOVAL_WAIT_S = 200, 0.01  # the kernel lets go of a dead process's group late
 _ALWAYS = frozenset(
     {
         Enforcement.DISK,
@@ -150,7 +151,10 @@ class Bubblewrap:
             await self._pool.close()
             self._pool = None
         if self._groups is not None:
-            self._groups.close()
+            for _ in range(_REMOVALS_MAX):
+                if self._groups.close():
+                    break
+                await self._clock.sleep(_REMOVAL_WAIT_S)
             self._groups = None
 
     async def _running_pool(self) -> Pool:

@@ -7,7 +7,7 @@ may take 20 ms), so a few wait ready and are replaced in the background.
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from gridx.domain.errors import Unavailable
 from gridx.tasks import Tasks
@@ -18,6 +18,7 @@ from gridx.worker.sandbox.cgroups.groups import Group, Groups
 from gridx.worker.sandbox.running import World
 
 _MAKING_TIMEOUT_S = 10.0
+_LETTING_GO_TIMEOUT_S = 5.0
 _log = get_logger(__name__)
 
 
@@ -33,6 +34,9 @@ class Pool:
         self._made = 0
         self._tasks = Tasks()
         self._refilling: asyncio.Task[None] | None = None
+        self._in_use = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def alive(self) -> bool:
@@ -44,22 +48,32 @@ class Pool:
         """A world for one attempt, taken down at the end; raises `Unavailable` or `OSError`."""
         world = self._take() or await self._make()
         self.refill()
+        self._in_use += 1
+        self._idle.clear()
         try:
             yield world
         finally:
             self._take_down(world)
+            self._in_use -= 1
+            if not self._in_use:
+                self._idle.set()
 
     def refill(self) -> None:
         """Make what is missing, in the background."""
+        if not self._box.alive:
+            return
         if self._refilling is None or self._refilling.done():
             self._refilling = self._tasks.start("refill worlds", self._refill())
 
     async def close(self) -> None:
-        """Take down every world with its box."""
+        """Take down every world with its box, and wait until those in use were let go."""
         await self._tasks.close()
         while self._waiting:
             self._take_down(self._waiting.popleft())
         await self._box.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LETTING_GO_TIMEOUT_S):
+                await self._idle.wait()
 
     def complaint(self) -> str:
         """What its box said on its way out, for a person."""

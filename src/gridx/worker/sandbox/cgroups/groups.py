@@ -100,8 +100,8 @@ class Groups(Protocol):
         """A fresh, empty group without bounds."""
         ...
 
-    def close(self) -> None:
-        """Remove every group made here."""
+    def close(self) -> bool:
+        """Remove every group made here; False while the kernel still holds one."""
         ...
 
 

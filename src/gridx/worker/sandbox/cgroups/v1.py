@@ -44,9 +44,8 @@ class GroupsV1:
         self._removed_later = [each for each in self._removed_later if not _removed(each)]
         return GroupV1({each: own / name for each, own in self._own.items()}, self._remove)
 
-    def close(self) -> None:
-        for folder in set(self._own.values()):
-            groups.remove_tree(folder)
+    def close(self) -> bool:
+        return all(groups.remove_tree(folder) for folder in set(self._own.values()))
 
     def _remove(self, folder: Path) -> None:
         if not _removed(folder):

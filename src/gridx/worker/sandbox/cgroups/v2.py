@@ -44,8 +44,8 @@ class GroupsV2:
         self._removed_later = [each for each in self._removed_later if not groups.remove_tree(each)]
         return GroupV2(self._own / name, self._controllers, self._remove)
 
-    def close(self) -> None:
-        groups.remove_tree(self._own)
+    def close(self) -> bool:
+        return groups.remove_tree(self._own)
 
     def _remove(self, folder: Path) -> None:
         if not groups.remove_tree(folder):
