@@ -1,16 +1,80 @@
-"""A real sandbox for the tests of a module; nothing of it may be left when they are done."""
+"""What the worker's tests share: a coordinator, and workers that run in the test's own loop."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
 
-import pytest_asyncio
+import pytest
 
-from gridx.worker.sandbox.bubblewrap import Bubblewrap
+from gridx.worker.agent import WorkerOptions, run_worker
+from tests.worker.coordinator import WAIT_S, Coordinator
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def sandbox() -> AsyncGenerator[Bubblewrap]:
-    """The sandbox of this host, open."""
-    backend = Bubblewrap()
-    await backend.open()
-    yield backend
-    await backend.close()
+@pytest.fixture
+async def coordinator() -> AsyncGenerator[Coordinator]:
+    coordinator = Coordinator()
+    async with coordinator.serving():
+        yield coordinator
+
+
+class RunningWorker:
+    """A worker in a task of this loop."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self.options = options
+        self._task = asyncio.get_running_loop().create_task(run_worker(options))
+
+    async def exit_code(self) -> int:
+        """Wait until it has ended by itself."""
+        async with asyncio.timeout(WAIT_S):
+            return await self._task
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+
+StartWorker = Callable[..., RunningWorker]
+
+
+@pytest.fixture
+async def start_worker(tmp_path: Path) -> AsyncGenerator[StartWorker]:
+    """Starts workers with the options given, on one state folder; stops them in the end."""
+    async with AsyncExitStack() as stack:
+
+        def start(*urls: str, **options: Any) -> RunningWorker:
+            settings: dict[str, Any] = {
+                "state_dir": tmp_path / "state",
+                "name": "desk",
+                "interactive": False,
+                "handle_signals": False,
+                "slots": 2,
+            }
+            worker = RunningWorker(WorkerOptions(urls=urls, **(settings | options)))
+            stack.push_async_callback(worker.stop)
+            return worker
+
+        yield start
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncGenerator[int]:
+    """A port that takes connections and never says a word."""
+    open_writers: list[asyncio.StreamWriter] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_writers.append(writer)
+        with suppress(ConnectionError):
+            while await reader.read(65_536):
+                pass
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in open_writers:
+            writer.close()

@@ -1,5 +1,7 @@
 """Frames and keys that the worker's tests are written with."""
 
+from collections.abc import Sequence
+
 from gridx.clock import ManualClock
 from gridx.protocol.frames import (
     Ack,
@@ -9,6 +11,7 @@ from gridx.protocol.frames import (
     Drop,
     Finished,
     Kept,
+    LeaseRef,
     TakeBack,
     Welcome,
     WireCapabilities,
@@ -73,8 +76,15 @@ def kept(key: LeaseKey, log_frames: int) -> Kept:
     return Kept(*key, log_frames)
 
 
-def welcome(**more: object) -> Welcome:
-    return Welcome(worker_id=WORKER, heartbeat_s=10.0, lease_s=30.0, **more)  # pyright: ignore[reportArgumentType]
+def welcome(
+    *,
+    heartbeat_s: float = 10.0,
+    keep: Sequence[Kept] = (),
+    drop: Sequence[LeaseRef] = (),
+    worker_token: str | None = None,
+    paused: bool = False,
+) -> Welcome:
+    return Welcome(WORKER, heartbeat_s, 30.0, list(keep), list(drop), worker_token, paused)
 
 
 def offer(cpus: float = 2.0) -> WireCapabilities:

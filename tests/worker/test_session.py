@@ -1,5 +1,7 @@
 """The session: events and what it asks for in return, case by case."""
 
+from typing import Any
+
 import pytest
 
 from gridx.protocol.frames import (
@@ -82,7 +84,7 @@ class Rig:
     def hear(self, *frames: FromCoordinator) -> list[Action]:
         return self.do(*(Received(frame) for frame in frames))
 
-    def connect(self, **more: object) -> list[Action]:
+    def connect(self, **more: Any) -> list[Action]:
         return self.do(Opened(), Received(welcome(**more)))
 
     def state_of(self, key: LeaseKey) -> AttemptState | None:
@@ -111,7 +113,6 @@ def test_an_attempt_runs_writes_ends_and_is_forgotten_once_acknowledged(rig: Rig
     key = new_key()
     assert rig.hear(assign(key)) == [
         Run(assignment(key)),
-        Record(started(key)),
         Send(started(key)),
     ]
     first, second = Log(*key, 0, "stdout", b"a"), Log(*key, 1, "stderr", b"b")
@@ -209,7 +210,7 @@ def test_a_word_about_an_attempt(
             "stop": [Stop(key)],
             "forget": [Forget(key)],
             STOP_FORGET: [Stop(key), Forget(key)],
-            "reported": [Record(started(key)), Send(started(key)), Record(end), Send(end)],
+            "reported": [Record(end), Send(end)],
         }[effect]
     )
 
@@ -249,8 +250,7 @@ def test_the_same_assignment_twice_runs_once(rig: Rig) -> None:
 def test_what_can_never_run_here_goes_back_at_once(rig: Rig, what: object, word: str) -> None:
     key = new_key()
     frames = sent(rig.hear(Assign([assignment(key, what)])))  # pyright: ignore[reportArgumentType]
-    assert frames[0] == started(key)
-    end = frames[1]
+    [end] = frames
     assert isinstance(end, Finished)
     assert end.reason == "sandbox_error"
     assert word in (end.detail or "")
@@ -264,7 +264,7 @@ def test_the_queue_is_bounded(rig: Rig) -> None:
 
 
 def test_nothing_starts_while_too_many_results_wait_for_their_ack() -> None:
-    results = [Result(started(key), 0, finished(key)) for key in _keys(ATTEMPTS_MAX - 1)]
+    results = [Result(0, finished(key)) for key in _keys(ATTEMPTS_MAX - 1)]
     rig = Rig(Session(profile(), results))
     rig.connect()
     key = new_key()
@@ -283,7 +283,7 @@ def _keys(count: int) -> list[LeaseKey]:
 
 def test_hello_names_what_is_held_and_what_is_kept() -> None:
     old = new_key()
-    rig = Rig(Session(profile(), [Result(started(old), 3, finished(old))]))
+    rig = Rig(Session(profile(), [Result(3, finished(old))]))
     rig.connect()
     running, waiting, over, stopping = new_key(), new_key(), new_key(), new_key()
     rig.hear(assign(stopping), drop(stopping), assign(over))
@@ -310,7 +310,6 @@ def test_after_a_cut_only_what_is_missing_is_sent_again(rig: Rig) -> None:
         Accepted(WORKER, None, 10.0),
         Send(started(running)),
         SendLogs(running, 1, 2),
-        Send(started(over)),
         Send(end),
     ]
 

@@ -60,10 +60,11 @@ class SessionMachine(RuleBasedStateMachine):
         super().__init__()
         self.session = Session(profile(cpus=3.0))
         self.programs: set[LeaseKey] = set()
-        self.spooled: dict[LeaseKey, list[Started | Log | Finished]] = {}
+        self.spooled: dict[LeaseKey, list[Log | Finished]] = {}
         self.committed_logs: dict[LeaseKey, int] = {}
         self.seen_started: set[LeaseKey] = set()
         self.results: set[LeaseKey] = set()
+        self.ended: set[LeaseKey] = set()
         self.revoked: set[LeaseKey] = set()
         self.hello: Hello | None = None
 
@@ -79,7 +80,7 @@ class SessionMachine(RuleBasedStateMachine):
                 case Record(frame):
                     self.spooled.setdefault(LeaseKey.of(frame), []).append(frame)
                 case Forget(key):
-                    del self.spooled[key]
+                    self.spooled.pop(key, None)
                 case SendLogs(key, first, end):
                     logs = [f for f in self.spooled[key] if isinstance(f, Log)]
                     for frame in logs[first:end]:
@@ -98,12 +99,11 @@ class SessionMachine(RuleBasedStateMachine):
                 self.seen_started.add(LeaseKey.of(frame))
             case Log():
                 key = LeaseKey.of(frame)
-                assert key in self.seen_started
+                assert key in self.seen_started or key in self.ended, "output of nothing started"
                 assert frame.number <= self.committed_logs.get(key, 0), "a gap in the output"
                 self.committed_logs[key] = max(self.committed_logs.get(key, 0), frame.number + 1)
             case Finished():
                 key = LeaseKey.of(frame)
-                assert key in self.seen_started
                 assert key not in self.revoked, "a result nobody may send any more"
                 self.results.add(key)
             case _:
@@ -179,6 +179,7 @@ class SessionMachine(RuleBasedStateMachine):
     def end(self, key: LeaseKey) -> None:
         if key in self.programs:
             self.programs.remove(key)
+            self.ended.add(key)
             self.do(Ended(finished(key)))
 
     @precondition(lambda self: self.connected)
@@ -197,12 +198,11 @@ class SessionMachine(RuleBasedStateMachine):
         self.session = Session(profile(cpus=3.0), results)
 
     def session_results(self) -> list[Result]:
-        found: list[Result] = []
-        for frames in self.spooled.values():
-            first, last = frames[0], frames[-1]
-            if isinstance(first, Started) and isinstance(last, Finished):
-                found.append(Result(first, len(frames) - 2, last))
-        return found
+        return [
+            Result(len(frames) - 1, last)
+            for frames in self.spooled.values()
+            if isinstance(last := frames[-1], Finished)
+        ]
 
     @precondition(lambda self: self.connected)
     @rule(again=st.just(True))

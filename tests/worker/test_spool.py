@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gridx.protocol.frames import Log, Started
+from gridx.protocol.frames import Log
 from gridx.worker.events import LeaseKey, Result
 from gridx.worker.spool import Spool
 from tests.worker.frames import finished, new_key
@@ -25,20 +25,15 @@ def spool(tmp_path: Path) -> Generator[Spool]:
     spool.close()
 
 
-def started(key: LeaseKey) -> Started:
-    return Started(*key, sandbox="bubblewrap")
-
-
 def log(key: LeaseKey, number: int, data: bytes = b"x") -> Log:
     return Log(*key, number, "stdout", data)
 
 
 def fill(spool: Spool, key: LeaseKey, logs: int = 3) -> Result:
-    spool.record(started(key))
     for number in range(logs):
         spool.record(log(key, number, bytes([number]) * 100))
     spool.record(finished(key))
-    return Result(started(key), logs, finished(key))
+    return Result(logs, finished(key))
 
 
 def reopened(spool: Spool) -> list[Result]:
@@ -59,19 +54,15 @@ def test_a_finished_result_is_there_after_a_crash(spool: Spool) -> None:
 
 def test_what_did_not_finish_is_swept(spool: Spool) -> None:
     key = new_key()
-    spool.record(started(key))
     spool.record(log(key, 0))
     assert len(files(spool)) == 1
     assert reopened(spool) == []
     assert files(spool) == []
 
 
-def test_a_program_that_writes_nothing_costs_one_file_and_no_more(spool: Spool) -> None:
-    key = new_key()
-    spool.record(started(key))
-    assert files(spool) == []
-    spool.record(finished(key))
-    assert reopened(spool) == [Result(started(key), 0, finished(key))]
+def test_a_program_that_wrote_nothing_has_a_result_too(spool: Spool) -> None:
+    result = fill(spool, new_key(), logs=0)
+    assert reopened(spool) == [result]
 
 
 def test_forget_leaves_nothing_behind(spool: Spool) -> None:
@@ -81,7 +72,6 @@ def test_forget_leaves_nothing_behind(spool: Spool) -> None:
         fill(spool, key, logs)
         spool.forget(key)
     running = new_key()
-    spool.record(started(running))
     spool.record(log(running, 0))
     spool.forget(running)
     spool.forget(new_key())
@@ -167,13 +157,12 @@ def file_bytes_max(limit: int) -> Generator[None]:
 
 def test_a_write_that_fails_half_way_leaves_the_whole_records(spool: Spool) -> None:
     key = new_key()
-    spool.record(started(key))
     spool.record(log(key, 0))
     with file_bytes_max(spool.size + 100), pytest.raises(OSError, match="too large"):
         spool.record(log(key, 1, b"y" * 1000))
     spool.record(log(key, 1))
     spool.record(finished(key))
-    assert reopened(spool) == [Result(started(key), 2, finished(key))]
+    assert reopened(spool) == [Result(2, finished(key))]
 
 
 KILLED = """
@@ -181,13 +170,12 @@ import os, signal, sys
 from pathlib import Path
 from gridx.worker.spool import Spool
 from tests.worker.frames import new_key
-from tests.worker.test_spool import fill, log, started
+from tests.worker.test_spool import fill, log
 spool = Spool(Path(sys.argv[1]))
 spool.open()
 for _ in range(20):
     fill(spool, new_key())
 running = new_key()
-spool.record(started(running))
 spool.record(log(running, 0))
 os.kill(os.getpid(), signal.SIGKILL)
 """

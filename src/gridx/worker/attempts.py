@@ -83,7 +83,6 @@ class Attempt:
     need: Resources
     state: AttemptState
     assignment: Assignment | None = None
-    started: Started | None = None
     log_frames: int = 0
     finished: Finished | None = None
 
@@ -102,10 +101,9 @@ class Attempts:
         self.out: list[Action] = []
         self.waiting: dict[LeaseKey, Attempt] = {}
         self._all: dict[LeaseKey, Attempt] = {}
-        for started, log_frames, finished in results:
+        for log_frames, finished in results:
             key = LeaseKey.of(finished)
-            attempt = Attempt(key, NOTHING, AttemptState.ENDED, None, started, log_frames, finished)
-            self._all[key] = attempt
+            self._all[key] = Attempt(key, NOTHING, AttemptState.ENDED, None, log_frames, finished)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -151,9 +149,10 @@ class Attempts:
     def send_again(self, committed: dict[LeaseKey, int]) -> None:
         """Send all that a coordinator may have missed; it has `committed` log frames of each."""
         for attempt in list(self):
-            if attempt.started is None or attempt.state is AttemptState.STOPPING:
+            if attempt.state in (AttemptState.WAITING, AttemptState.STOPPING):
                 continue
-            self.out.append(Send(attempt.started))
+            if attempt.state is AttemptState.RUNNING:
+                self.out.append(Send(self.started(attempt)))
             first = committed.get(attempt.key, 0)
             if first < attempt.log_frames:
                 self.out.append(SendLogs(attempt.key, first, attempt.log_frames))
@@ -198,6 +197,10 @@ class Attempts:
             attempt.finished = finished
         self.happen(attempt.key, Happening.ENDED)
 
+    def started(self, attempt: Attempt) -> Started:
+        """The frame that says it runs."""
+        return Started(*attempt.key, sandbox=self.sandbox)
+
     def validate(self) -> None:
         """Assert what must hold between any two events."""
         taken = NOTHING
@@ -207,7 +210,6 @@ class Attempts:
             kept = state in (AttemptState.ENDED, AttemptState.UNACKNOWLEDGED)
             assert attempt.key == key
             assert waits == (attempt.assignment is not None) == (key in self.waiting)
-            assert waits == (attempt.started is None)
             assert kept == (attempt.finished is not None)
             if state.occupies:
                 taken = taken.plus(attempt.need)
@@ -227,14 +229,8 @@ def _run(book: Attempts, attempt: Attempt) -> None:
     book.free = book.free.minus(attempt.need)
     book.out.append(Run(attempt.assignment))
     attempt.assignment = None
-    _begin(book, attempt)
-
-
-def _begin(book: Attempts, attempt: Attempt) -> None:
-    attempt.started = Started(*attempt.key, sandbox=book.sandbox)
-    book.out.append(Record(attempt.started))
     if book.connected:
-        book.out.append(Send(attempt.started))
+        book.out.append(Send(book.started(attempt)))
 
 
 def _cancel_waiting(book: Attempts, attempt: Attempt) -> None:
@@ -246,7 +242,6 @@ def _report_unrun(book: Attempts, attempt: Attempt, reason: ReasonName, detail: 
     attempt.assignment = None
     attempt.state = AttemptState.ENDED
     attempt.finished = Finished(*attempt.key, reason=reason, detail=detail)
-    _begin(book, attempt)
     _keep(book, attempt)
 
 

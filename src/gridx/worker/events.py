@@ -14,7 +14,6 @@ from gridx.protocol.frames import (
     FromWorker,
     LeaseRef,
     Log,
-    Started,
 )
 
 StreamName = Literal["stdout", "stderr"]
@@ -48,9 +47,8 @@ class LeaseKey(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A finished attempt that the spool still keeps: how it began, its log frames, its end."""
+    """A finished attempt that the spool still keeps: how many log frames it has, and its end."""
 
-    started: Started
     log_frames: int
     finished: Finished
 
@@ -145,7 +143,7 @@ class SendLogs:
 class Record:
     """Put this into the spool."""
 
-    frame: Started | Log | Finished
+    frame: Log | Finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,13 @@ from struct import Struct
 import msgspec
 
 from gridx.domain.ids import is_uuid4
-from gridx.protocol.frames import Finished, Log, Started
+from gridx.protocol.frames import Finished, Log
 from gridx.worker.events import LeaseKey, Result
 
 DISK_FREE_BYTES_MIN = 64 * 1024 * 1024
 SPOOL_BYTES_MAX = 1024 * 1024 * 1024
 
-Kept = Started | Log | Finished
+Kept = Log | Finished
 _HEAD = Struct("<II")  # length and CRC-32 of what follows
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Kept).decode
@@ -33,13 +33,11 @@ _decode = msgspec.msgpack.Decoder(Kept).decode
 
 @dataclass(slots=True)
 class _File:
-    """An attempt's file; `descriptor` only while its program runs, `unwritten` until needed."""
+    """An attempt's file, with a `descriptor` only while its program runs."""
 
     path: Path
     descriptor: int | None = None
     size: int = 0
-    unwritten: bytes = b""
-    finished: bool = False
 
 
 class Spool:
@@ -63,28 +61,20 @@ class Spool:
                 path.unlink()
                 continue
             size = path.stat().st_size
-            self._files[key] = _File(path, size=size, finished=True)
+            self._files[key] = _File(path, size=size)
             self.size += size
             results.append(result)
         return results
 
     def record(self, frame: Kept) -> None:
-        """Append one record. Raises `OSError` when the disk does not take it.
-
-        `started` alone is only remembered: a program that writes nothing costs one write in all.
-        """
+        """Append one record. Raises `OSError` when the disk does not take it."""
         key = LeaseKey.of(frame)
         file = self._files.get(key)
         if file is None:
             file = self._files[key] = _File(self.folder / _name_of(key))
         body = _encode(frame)
-        record = _HEAD.pack(len(body), zlib.crc32(body)) + body
-        if isinstance(frame, Started):
-            file.unwritten += record
-            return
-        self._append(file, record)
+        self._append(file, _HEAD.pack(len(body), zlib.crc32(body)) + body)
         if isinstance(frame, Finished):
-            file.finished = True
             self._unsynced.add(key)
             _close(file)
 
@@ -105,8 +95,7 @@ class Spool:
         self._unsynced.discard(key)
         self.size -= file.size
         _close(file)
-        if file.size:
-            file.path.unlink(missing_ok=True)
+        file.path.unlink(missing_ok=True)
 
     @property
     def unsynced(self) -> frozenset[LeaseKey]:
@@ -136,17 +125,15 @@ class Spool:
         if file.descriptor is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             file.descriptor = os.open(file.path, flags, 0o600)
-        data = file.unwritten + record
         written = 0
         try:
-            while written < len(data):
-                written += os.write(file.descriptor, memoryview(data)[written:])
+            while written < len(record):
+                written += os.write(file.descriptor, memoryview(record)[written:])
         except OSError:
             os.ftruncate(file.descriptor, file.size)
             raise
-        file.unwritten = b""
-        file.size += len(data)
-        self.size += len(data)
+        file.size += len(record)
+        self.size += len(record)
 
 
 def _close(file: _File) -> None:
@@ -191,18 +178,15 @@ def _records(path: Path) -> Iterator[Kept]:
 
 
 def _read_result(path: Path) -> Result | None:
-    """What a file says, if it tells a whole story: begun, each log frame in its place, finished."""
-    started: Started | None = None
+    """What a file says, if it tells a whole story: each log frame in its place, then `finished`."""
     log_frames = 0
     try:
         for frame in _records(path):
             match frame:
-                case Started():
-                    started = frame
                 case Log(number=number) if number == log_frames:
                     log_frames += 1
-                case Finished() if started is not None:
-                    return Result(started, log_frames, frame)
+                case Finished():
+                    return Result(log_frames, frame)
                 case _:
                     return None
     except (OSError, msgspec.MsgspecError):

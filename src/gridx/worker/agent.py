@@ -1,0 +1,387 @@
+"""Puts a worker together and runs it from its first word to its last.
+
+The order of things: the state folder is locked, the sandbox opened, the credentials found or
+earned, then the connection is kept up until the owner, a signal or the coordinator ends it. What
+was opened is closed in the reverse order, within ten seconds. The one place in the worker that
+reads the environment.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gridx import __version__
+from gridx.clock import Clock, SystemClock
+from gridx.domain.errors import Denied, GridError, InvalidInput, RateLimited, Unavailable
+from gridx.protocol.frames import WireCapabilities, WireResources
+from gridx.tasks import Tasks
+from gridx.telemetry import get_logger
+from gridx.worker.attempts import AttemptState
+from gridx.worker.connection import Address, Dialer, log_in_somewhere, refuse_plain, trust
+from gridx.worker.console import Console, Lines, Shell
+from gridx.worker.engine import Engine
+from gridx.worker.events import Accepted, LeaveAsked, OwnerPaused
+from gridx.worker.identity import Identity, StateDir, default_state_dir
+from gridx.worker.probe import offered
+from gridx.worker.sandbox.base import Sandbox
+from gridx.worker.sandbox.bubblewrap import Bubblewrap
+from gridx.worker.session import Link, Profile, Session
+from gridx.worker.spool import Spool
+
+WELCOME_WITHIN_S = 9.0
+"""A worker that was not accepted by then ends, so that it has ended after ten seconds."""
+ACKNOWLEDGED_WITHIN_S = 2.0
+"""So long a leaving worker waits for results to be acknowledged; they stay in the spool anyway."""
+STOPPED_WITHIN_S = 5.5
+"""So long again it waits for programs that do not end when they are told to."""
+STDIN = 0
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What a worker is started with.
+
+    Either `password` (with `user_id`) or `token` enrols it; a state folder that knows a worker
+    already needs neither. `slots` is how many CPUs it offers, by default all of the machine's.
+    """
+
+    urls: tuple[str, ...]
+    user_id: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    state_dir: Path | None = None
+    name: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    slots: int | None = None
+    ca: Path | None = None
+    insecure: bool = False
+    interactive: bool = True
+    handle_signals: bool = True
+
+
+async def run_worker(
+    options: WorkerOptions,
+    shell: Shell | None = None,
+    *,
+    accepted: Callable[[str], None] | None = None,
+) -> int:
+    """Run a worker to its end and give its exit code: 0, or 1 with one line on standard error.
+
+    `accepted` is called with the worker's id when the coordinator has first welcomed it. Cancelling
+    this ends the worker in order, as SIGTERM does.
+    """
+    worker = Agent(options, shell, accepted or _ignore)
+    try:
+        await worker.run()
+    except GridError as refusal:
+        print(f"gridx worker: {refusal.message}", file=sys.stderr, flush=True)  # noqa: T201
+        return 1
+    return 0
+
+
+class Agent:
+    """One worker from start to end."""
+
+    def __init__(
+        self, options: WorkerOptions, shell: Shell | None, accepted: Callable[[str], None]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._options = options
+        self._shell = shell
+        self._report_accepted = accepted
+        self._clock: Clock = SystemClock()
+        self._tasks = Tasks()
+        self._give_up_at = loop.time() + WELCOME_WITHIN_S
+        self._accepted: asyncio.Future[None] = loop.create_future()
+        self._stop: asyncio.Future[None] = loop.create_future()
+        self._at: Address | None = None
+        self._owner: str | None = None
+        self._console: Console | None = None
+
+    async def run(self) -> None:
+        """Raises the `GridError` that ended the worker; returns when it was asked to end."""
+        addresses = [Address.parse(url) for url in self._options.urls]
+        if not addresses:
+            raise InvalidInput("This worker knows no coordinator: give its address with --url.")
+        if not self._options.insecure:
+            refuse_plain(addresses)
+        tls = trust(self._options.ca)
+        state = StateDir(self._options.state_dir or default_state_dir(os.environ))
+        try:
+            with self._signals():
+                identity = known_identity(state, self._options)
+                async with open_sandbox(self._clock) as sandbox:
+                    token = await self._token(addresses, tls, identity)
+                    if token is not None:
+                        dialer = Dialer(addresses, token, tls, self._clock)
+                        await self._live(state, identity, sandbox, dialer)
+        finally:
+            await self._tasks.close()
+            state.close()
+
+    async def _token(
+        self, addresses: list[Address], tls: ssl.SSLContext, identity: Identity | None
+    ) -> str | None:
+        """The token to connect with; None when the worker was stopped meanwhile.
+
+        A password that was given is checked, even where the state folder would do without.
+        """
+        options = self._options
+        if options.token is not None:
+            return options.token
+        if options.password is None or options.user_id is None:
+            assert identity is not None
+            return identity.worker_token
+        user = (options.user_id, options.password)
+        work = log_in_somewhere(
+            addresses, *user, tls, clock=self._clock, give_up_at=self._give_up_at
+        )
+        login = self._tasks.start("worker log-in", work)
+        await asyncio.wait((login, self._stop), return_when=asyncio.FIRST_COMPLETED)
+        if not login.done():
+            login.cancel()
+            return None
+        try:
+            return login.result()
+        except RateLimited:
+            if identity is None:
+                raise
+            return identity.worker_token
+
+    # ------------------------------------------------------------------------------- the life
+
+    async def _live(
+        self, state: StateDir, identity: Identity | None, sandbox: Sandbox, dialer: Dialer
+    ) -> None:
+        spool = Spool(state.spool)
+        profile = Profile(
+            self._options.name or socket.gethostname() or "worker",
+            __version__,
+            capabilities(self._options, sandbox),
+            sandbox.name,
+            identity.worker_id if identity else None,
+        )
+        engine = Engine(
+            Session(profile, spool.open()),
+            sandbox,
+            spool,
+            self._clock,
+            accepted=lambda news: self._welcomed(news, state, dialer),
+            tell=self._tell,
+        )
+        try:
+            connecting = self._tasks.start(
+                "worker connection", self._stay_connected(dialer, engine)
+            )
+            await self._until_accepted(engine, connecting, dialer)
+            await self._until_over(engine, connecting)
+        finally:
+            await _leave(engine)
+            await self._tasks.close()
+            await engine.close()
+            spool.close()
+        if engine.ended.done() and (failure := engine.ended.result()) is not None:
+            raise Denied(failure)
+
+    async def _stay_connected(self, dialer: Dialer, engine: Engine) -> None:
+        """Socket after socket; raises the `GridError` that makes another one pointless."""
+        while True:
+            self._at, connection = await dialer.dial()
+            over = await engine.serve(connection)
+            _log.info("connection_over", url=self._at.base, why=over.message)
+            self._at = None
+            if not (dialer.welcomed or over.retryable):
+                raise over
+            dialer.lost(over)
+
+    async def _until_accepted(
+        self, engine: Engine, connecting: asyncio.Task[None], dialer: Dialer
+    ) -> None:
+        left_s = max(0.0, self._give_up_at - asyncio.get_running_loop().time())
+        ends = (self._accepted, self._stop, engine.ended, connecting)
+        done, _ = await asyncio.wait(ends, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        if connecting in done:
+            connecting.result()
+        if done:
+            return
+        if self._at is not None:
+            raise Unavailable(
+                f"The coordinator at {self._at.base} took the connection but did not accept this "
+                f"worker within {WELCOME_WITHIN_S:g} s: is it healthy?"
+            )
+        raise dialer.trouble or Unavailable("No coordinator answers: check the address.")
+
+    async def _until_over(self, engine: Engine, connecting: asyncio.Task[None]) -> None:
+        ends: set[asyncio.Future[None] | asyncio.Future[str | None]]
+        ends = {self._stop, engine.ended, connecting}
+        if self._accepted.done() and self._options.interactive:
+            lines = Lines(STDIN)
+            if not lines.is_empty():
+                ends.add(self._tasks.start("worker console", self._converse(engine, lines)))
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done():
+            connecting.result()
+
+    async def _converse(self, engine: Engine, lines: Lines) -> None:
+        owner = self._options.user_id or self._owner or "worker"
+        self._console = Console(owner, Controls(engine, lambda: self._at), self._shell)
+        await self._console.run(lines)
+
+    # ---------------------------------------------------------------------------------- news
+
+    def _welcomed(self, news: Accepted, state: StateDir, dialer: Dialer) -> None:
+        known = state.load()
+        token = news.worker_token or (known.worker_token if known else dialer.token)
+        owner = self._options.user_id or (known.user_id if known else None)
+        identity = Identity(news.worker_id, token, owner)
+        if identity != known:
+            state.save(identity)
+        dialer.token = token
+        dialer.accepted()
+        assert self._at is not None
+        _log.info("worker_accepted", worker_id=news.worker_id, url=self._at.base)
+        if not self._accepted.done():
+            self._owner = owner
+            self._accepted.set_result(None)
+            self._report_accepted(news.worker_id)
+
+    def _tell(self, text: str) -> None:
+        if self._console is not None:
+            self._console.tell(text)
+        else:
+            _log.info("worker_told", text=text)
+
+    @contextmanager
+    def _signals(self) -> Generator[None]:
+        """The first TERM or INT ends the worker in order, the second at once."""
+        if not self._options.handle_signals:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self._stop.done():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        else:
+            self._stop.set_result(None)
+
+
+class Controls:
+    """What the prompt does with its worker."""
+
+    def __init__(self, engine: Engine, at: Callable[[], Address | None]) -> None:
+        self._engine = engine
+        self._at = at
+
+    def pause(self) -> None:
+        self._engine.handle(OwnerPaused(paused=True))
+
+    def resume(self) -> None:
+        self._engine.handle(OwnerPaused(paused=False))
+
+    def status(self) -> str:
+        """Where the worker is, what it does, what it has free."""
+        session, at = self._engine.session, self._at()
+        attempts = session.attempts
+        words = [
+            f"connected to {at.base}" if at and session.link is Link.CONNECTED else "not connected",
+            *(["paused"] if session.paused else []),
+            *(["draining"] if session.draining else []),
+        ]
+        counts = [f"{attempts.count(state)} {state.value}" for state in AttemptState]
+        free, total = attempts.free, attempts.total
+        return (
+            f"worker {session.worker_id}: {', '.join(words)}\n"
+            f"attempts: {', '.join(counts)}\n"
+            f"free: {free.cpus:g} of {total.cpus:g} cpus, "
+            f"{free.memory_mb} of {total.memory_mb} MB memory"
+        )
+
+
+def known_identity(state: StateDir, options: WorkerOptions) -> Identity | None:
+    """Who the state folder says this worker is.
+
+    Raises `InvalidInput` when that is another user's, or nobody and there is nothing to enrol with.
+    """
+    identity = state.load()
+    if options.password is not None and options.user_id is None:
+        raise InvalidInput("A password needs its user: give --user.")
+    if identity is None and options.password is None and options.token is None:
+        raise InvalidInput(
+            "This worker is not enrolled yet: start it once with --user and --password-file "
+            "(or GRIDX_PASSWORD), or with --token."
+        )
+    owner = identity.user_id if identity else None
+    if owner is not None and options.user_id not in (None, owner):
+        raise InvalidInput(
+            f"The state folder {state.path} belongs to a worker of {owner}: "
+            f"give the one of {options.user_id} its own with --state-dir."
+        )
+    return identity
+
+
+def capabilities(options: WorkerOptions, sandbox: Sandbox) -> WireCapabilities:
+    """What the worker offers: so many CPUs, and of memory and disk the share that goes with them."""
+    offer = offered(slots=options.slots)
+    room = offer.resources
+    return WireCapabilities(
+        WireResources(room.cpus, room.memory_mb, room.gpus, room.disk_mb),
+        list(offer.languages),
+        [sandbox.name],
+        list(offer.gpus),
+        dict(options.labels),
+        offer.os,
+        offer.arch,
+    )
+
+
+@asynccontextmanager
+async def open_sandbox(clock: Clock) -> AsyncGenerator[Sandbox]:
+    """The sandbox of this machine. Raises `Unavailable` when none works, saying what would help."""
+    sandbox = Bubblewrap(clock)
+    try:
+        await sandbox.open()
+    except Unavailable as failure:
+        report = await sandbox.probe()
+        advice = "; ".join(report.advice) or "run gridx doctor"
+        raise Unavailable(
+            f"No sandbox works on this machine ({failure.message}), and without one a worker does "
+            f"not start. What may help: {advice}"
+        ) from None
+    try:
+        yield sandbox
+    finally:
+        await sandbox.close()
+
+
+async def _leave(engine: Engine) -> None:
+    """Hand over what runs, wait until it has ended, and until the coordinator was told."""
+    if not engine.ended.done():
+        engine.handle(LeaveAsked())
+    attempts = engine.session.attempts
+    await asyncio.wait((engine.ended,), timeout=ACKNOWLEDGED_WITHIN_S)
+    if attempts.count(AttemptState.STOPPING):
+        await asyncio.wait((engine.ended,), timeout=STOPPED_WITHIN_S)
+    if left := attempts.count(AttemptState.STOPPING):
+        _log.error("programs_left", count=left, why="the sandbox did not end them in time")
+    await engine.flush()
+
+
+def _ignore(_worker_id: str) -> None:
+    return
