@@ -18,6 +18,7 @@ from gridx.clock import MICROSECONDS, Clock
 from gridx.domain.errors import (
     Conflict,
     Denied,
+    Detail,
     InvalidInput,
     NotFound,
     RateLimited,
@@ -376,6 +377,7 @@ class Users:
 
     async def suspend(self, who: Principal, user_id: str) -> User:
         """End a user's tokens and sockets and cancel its queued jobs."""
+        who.need(Scope.ADMIN)
         if user_id == who.user_id:
             raise Conflict("An administrator cannot suspend themselves")
         user = await self._set_suspended(who, user_id, suspended=True)
@@ -410,5 +412,6 @@ def _key_cursor(cursor: str | None) -> tuple[int, str] | None:
         return None
     at, _, key_id = cursor.partition(".")
     if not (at.isascii() and at.isdigit() and len(at) <= 18 and key_id):
-        raise InvalidInput("cursor: not a cursor of this list")
+        message = "not a cursor of this list"
+        raise InvalidInput(f"cursor: {message}", [Detail("cursor", message)])
     return int(at), key_id

@@ -7,12 +7,15 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from html import escape
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+
+from gridx.protocol.http import ErrorDetailView, ErrorView
 
 METHODS = ("get", "put", "post", "delete", "head")
 _STYLE = """
@@ -31,15 +34,20 @@ POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; frame-ancestors 'none
 
 def add_documents(app: FastAPI) -> None:
     """Serve the documents of what `app` has by now; open to everybody."""
-    document = openapi(app)
-    as_json = json.dumps(document, ensure_ascii=False).encode()
-    page = _page(document).encode()
+
+    @cache
+    def as_json() -> bytes:
+        return json.dumps(openapi(app), ensure_ascii=False).encode()
+
+    @cache
+    def page() -> bytes:
+        return _page(openapi(app)).encode()
 
     async def get_openapi(_request: Request) -> Response:
-        return Response(as_json, media_type="application/json")
+        return Response(as_json(), media_type="application/json")
 
     async def get_docs(_request: Request) -> Response:
-        return Response(page, media_type="text/html", headers={"Content-Security-Policy": POLICY})
+        return Response(page(), media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
     async def get_root(_request: Request) -> Response:
         return RedirectResponse("/docs")
@@ -53,6 +61,11 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, with the one way to authenticate."""
     document = app.openapi()
     components = document.setdefault("components", {})
+    template = "#/components/schemas/{model}"
+    for shape in (ErrorView, ErrorDetailView):
+        schema = shape.model_json_schema(ref_template=template)
+        schema.pop("$defs", None)
+        components["schemas"][shape.__name__] = schema
     components["securitySchemes"] = {
         "bearer": {
             "type": "http",

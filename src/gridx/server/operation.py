@@ -304,10 +304,9 @@ class Operation(APIRoute):
         if declared.idempotent:
             statuses.add(422)
         found: dict[int | str, dict[str, Any]] = {
-            status: {"model": ErrorView, "description": MEANING[status]}
+            status: _error_answer(status, declared.away if status == 503 else ErrorView)
             for status in sorted(statuses)
         }
-        found[503]["model"] = declared.away
         if declared.media_types:
             content = {media: {"schema": {"type": "string"}} for media in declared.media_types}
             found[declared.status] = {"content": content}
@@ -327,6 +326,13 @@ class Operation(APIRoute):
         if headers:
             extra["parameters"] = headers
         return extra
+
+
+def _error_answer(status: int, shape: type[BaseModel]) -> dict[str, Any]:
+    # By name, because FastAPI would build the shape anew for each status of each operation.
+    schema = {"$ref": f"#/components/schemas/{shape.__name__}"}
+    content = {"application/json": {"schema": schema}}
+    return {"description": MEANING[status], "content": content}
 
 
 def _header(name: str, length: int, description: str) -> dict[str, Any]:

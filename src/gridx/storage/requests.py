@@ -43,8 +43,10 @@ def reserve_answer(
         upsert(connection, idempotency)
         .values(user_id=user_id, path=path, key=key, body_hash=body_hash, result="", created_at=now)
         .on_conflict_do_nothing()
+        .returning(idempotency.c.key)
     )
-    if fresh.rowcount == 1:
+    # Not its row count: a driver need not count what an INSERT did.
+    if fresh.first() is not None:
         return None
     row = connection.execute(
         select(idempotency.c.body_hash, idempotency.c.result).where(

@@ -1,0 +1,1 @@
+"""The wire: bodies, errors and frames, without a server."""

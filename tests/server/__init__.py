@@ -1,0 +1,1 @@
+"""The server: the real application on real databases, asked over real sockets."""

@@ -1,0 +1,28 @@
+"""Coordinators that serve: one for all tests of a process, or one on each kind of database."""
+
+from collections.abc import Generator
+
+import pytest
+
+from tests.server.running import Api, Running, running, settings_for
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Generator[Running]:
+    """One coordinator on SQLite for tests that do not change what others see."""
+    file = tmp_path_factory.mktemp("server") / "grid.db"
+    with running(settings_for(f"sqlite:///{file}")) as it:
+        yield it
+
+
+@pytest.fixture
+def own(database_url: str) -> Generator[Running]:
+    """A coordinator of this test alone; the test runs once on each kind of database."""
+    with running(settings_for(database_url)) as it:
+        yield it
+
+
+@pytest.fixture
+def alice(shared: Running) -> Api:
+    """A new user of the shared coordinator."""
+    return shared.user()
