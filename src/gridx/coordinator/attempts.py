@@ -137,10 +137,11 @@ class Changes:
         # A late result of an attempt that was counted when it was lost is not counted twice.
         counts = job.attempts_counted + (1 if counted and not (late and attempt.counted) else 0)
         rule = RetryRule(job.max_attempts, job.retry_on_failure, counts)
-        job = replace(job, attempts_counted=counts, lease=None)
+        free = replace(job, attempts_counted=counts, lease=None)
+        self._set_job(job, free)
+        self.outcome.ended.append((ended, free))
         step = after_attempt(ending, rule, job.cancel_requested)
-        self.outcome.ended.append((ended, job))
-        self._go(job, step, attempt, ending.exit_code)
+        self._go(free, step, attempt, ending.exit_code)
 
     def lose(self, job: JobState, attempt: Attempt, *, counted: bool = True) -> None:
         """The attempt's lease is over, unbilled."""

@@ -173,6 +173,7 @@ class Session:
         self.load: float | None = None
         self.heard_s = clock.monotonic()
         self.closed = False
+        self._ended = False
         self._recorder = recorder
         self._clock = clock
         self._on = events
@@ -266,14 +267,19 @@ class Session:
         await self._end()
 
     async def _end(self) -> None:
-        if self.closed:
+        if self._ended:
             return
+        self._ended = True
+        self._over()
+        await self._tasks.close()
+        await self._on.ended(self)
+
+    def _over(self) -> None:
+        """Nothing more is taken or sent but what is ordered already."""
         self.closed = True
         self._room.set()
         self._ordered.set()
         self._idle.set()
-        await self._tasks.close()
-        await self._on.ended(self)
 
     # -------------------------------------------------------------- the session's loop
 
@@ -284,7 +290,14 @@ class Session:
                 self._came.clear()
                 await self._came.wait()
             batch = [self._inbox[i] for i in range(min(len(self._inbox), _BATCH_MAX))]
-            if await self._take(batch):
+            try:
+                taken = await self._take(batch)
+            except Exception:
+                # A bug of ours: the worker keeps its results and comes back with them.
+                self.order(DisconnectOrder("The coordinator failed to record a report", retry=True))
+                self._over()
+                raise
+            if taken:
                 for _ in batch:
                     self._inbox.popleft()
                 self._room.set()
