@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import count
@@ -68,15 +68,15 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Generator[PostgresServer]:
-    """A fresh server for the length of a `with` block."""
+def postgres_server(more: Mapping[str, str] | None = None) -> Generator[PostgresServer]:
+    """A fresh server for the length of a `with` block, with `more` settings than ours."""
     folder = Path(tempfile.mkdtemp(prefix="gridx-postgres-"))
     try:
         user, group = _unprivileged(folder)
         binaries = _binaries(folder, user)
         data = folder / "data"
         _initialise(binaries, data, user, group)
-        process, port = _start(binaries, data, user, group)
+        process, port = _start(binaries, data, user, group, {**SETTINGS, **(more or {})})
         try:
             yield PostgresServer(process, port)
             # SIGTERM would wait for clients, for ever; SIGINT ends them.
@@ -133,9 +133,15 @@ def _initialise(binaries: Path, data: Path, user: str | None, group: str | None)
     )
 
 
-def _start(binaries: Path, data: Path, user: str | None, group: str | None) -> tuple[Process, int]:
+def _start(
+    binaries: Path,
+    data: Path,
+    user: str | None,
+    group: str | None,
+    settings: Mapping[str, str],
+) -> tuple[Process, int]:
     """Start on a free port; on another one if somebody took it in between."""
-    options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     for attempt in range(1, ATTEMPTS_MAX + 1):
         port = free_port()
         process = Process(
