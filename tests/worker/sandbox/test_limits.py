@@ -33,7 +33,6 @@ WAIT = "import time; time.sleep(60)"
 async def test_memory(sandbox: Bubblewrap, code: str) -> None:
     ran = await python(sandbox, code, Limits(timeout_s=20.0, memory_mb=100))
     assert ran.end == (None, Reason.OUT_OF_MEMORY), ran
-    assert ran.outcome.usage.peak_memory_mb > 95
 
 
 async def test_memory_of_a_child_ends_the_whole_job(sandbox: Bubblewrap) -> None:

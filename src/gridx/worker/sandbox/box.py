@@ -59,6 +59,15 @@ class Box:
     def alive(self) -> bool:
         return self._process.returncode is None
 
+    async def ends_within(self, seconds: float) -> bool:
+        """Whether it ends, or has ended, within `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def spawn(self, slot: int, attempt: socket.socket, groups: Sequence[int]) -> None:
         """Have a supervisor started that speaks on `attempt`; raises `OSError` when it is gone."""
         descriptors = [attempt.fileno(), *groups]

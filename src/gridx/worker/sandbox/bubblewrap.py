@@ -26,14 +26,14 @@ from gridx.worker.sandbox.inside import filter as calls
 from gridx.worker.sandbox.inside import wire
 from gridx.worker.sandbox.languages import Interpreter, find_interpreters
 from gridx.worker.sandbox.pool import Pool
-from gridx.worker.sandbox.running import Running
+from gridx.worker.sandbox.running import Running, World
 
 NAME = "bubblewrap"
 _MB = 1 << 20
 _PAGE_BYTES = 4096
 _FILES_PER_MB = 128
 _FILES_MIN = 4096
-_CELL_TIMEOUT_S = 10.0
+_ENDING_SHOWS_S = 1.0
 _REMOVALS_MAX, _REMOVAL_WAIT_S = 200, 0.01  # the kernel lets go of a dead process's group late
 _ALWAYS = frozenset(
     {
@@ -132,14 +132,16 @@ class Bubblewrap:
         if interpreter is None:
             return _broken(f"this machine has no interpreter for {program.language}")
         try:
-            pool = await self._running_pool()
-            async with pool.world() as world:
+            pool, world = await self._take_world()
+            try:
                 if world.group is not None:
                     world.group.limit(_allowance(limits))
                 start = self._start(interpreter, program, limits)
                 complete = replace(program, env=self._environment | dict(program.env))
                 running = Running(world, limits, emit, self._clock)
                 seen = await running.run(start, complete, cancel)
+            finally:
+                pool.give_back(world)
         except (OSError, Unavailable) as failure:
             _log.warning("sandbox_failed", attempt=attempt_id, why=str(failure))
             return _broken(str(failure))
@@ -156,6 +158,17 @@ class Bubblewrap:
                     break
                 await self._clock.sleep(_REMOVAL_WAIT_S)
             self._groups = None
+
+    async def _take_world(self) -> tuple[Pool, World]:
+        """A world with the pool it belongs to; a box that has just died is replaced once."""
+        pool = await self._running_pool()
+        try:
+            return pool, await pool.take()
+        except Unavailable:
+            if not await pool.ends_within(_ENDING_SHOWS_S):
+                raise
+        pool = await self._running_pool()
+        return pool, await pool.take()
 
     async def _running_pool(self) -> Pool:
         async with self._starting:
@@ -177,7 +190,7 @@ class Bubblewrap:
     def _start(self, interpreter: Interpreter, program: Program, limits: Limits) -> wire.Start:
         code_bytes = len(program.code.encode("utf-8", "surrogatepass"))
         code_pages = -(-code_bytes // _PAGE_BYTES)
-        counted = self._groups is not None and Enforcement.PROCESSES in self._groups.enforces
+        held = self._groups.enforces if self._groups is not None else _NOTHING
         special = any(_is_read_at_start(name) for name in program.env)
         return wire.Start(
             argv=[interpreter.path],
@@ -185,7 +198,8 @@ class Bubblewrap:
             disk_bytes=limits.disk_mb * _MB + code_pages * _PAGE_BYTES,
             disk_files=max(_FILES_MIN, limits.disk_mb * _FILES_PER_MB),
             shm_bytes=limits.memory_mb * _MB,
-            processes=0 if counted else limits.processes,
+            processes=0 if Enforcement.PROCESSES in held else limits.processes,
+            memory_bytes=0 if Enforcement.MEMORY in held else limits.memory_mb * _MB,
             in_template=self._template and program.language == "python" and not special,
         )
 

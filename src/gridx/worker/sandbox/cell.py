@@ -28,6 +28,7 @@ class Ended:
     exit_code: int = 0
     cpu_s: float = 0.0
     peak_memory_bytes: int = 0
+    memory_exceeded: bool = False
     failure: str = ""
 
 
@@ -133,9 +134,9 @@ class Cell:
 
 
 def _ended(message: bytes) -> Ended:
-    status, user_s, system_s, peak = wire.ENDED.unpack(message)
+    status, exceeded, user_s, system_s, peak = wire.ENDED.unpack(message)
     code = os.waitstatus_to_exitcode(status)
-    return Ended(code if code >= 0 else 128 - code, user_s + system_s, peak)
+    return Ended(code if code >= 0 else 128 - code, user_s + system_s, peak, exceeded)
 
 
 def _payload(program: Program) -> bytes:

@@ -6,8 +6,7 @@ may take 20 ms), so a few wait ready and are replaced in the background.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 from gridx.domain.errors import Unavailable
 from gridx.tasks import Tasks
@@ -43,20 +42,24 @@ class Pool:
         """Whether its box still runs."""
         return self._box.alive
 
-    @asynccontextmanager
-    async def world(self) -> AsyncGenerator[World]:
-        """A world for one attempt, taken down at the end; raises `Unavailable` or `OSError`."""
-        world = self._take() or await self._make()
+    async def take(self) -> World:
+        """A world for one attempt, to be given back; raises `Unavailable` or `OSError`."""
+        world = self._take_waiting() or await self._make()
         self.refill()
         self._in_use += 1
         self._idle.clear()
-        try:
-            yield world
-        finally:
-            self._take_down(world)
-            self._in_use -= 1
-            if not self._in_use:
-                self._idle.set()
+        return world
+
+    def give_back(self, world: World) -> None:
+        """Take down a world that was used."""
+        self._take_down(world)
+        self._in_use -= 1
+        if not self._in_use:
+            self._idle.set()
+
+    async def ends_within(self, seconds: float) -> bool:
+        """Whether its box is at its end, which shows a moment after it is."""
+        return await self._box.ends_within(seconds)
 
     def refill(self) -> None:
         """Make what is missing, in the background."""
@@ -79,7 +82,7 @@ class Pool:
         """What its box said on its way out, for a person."""
         return self._box.complaint()
 
-    def _take(self) -> World | None:
+    def _take_waiting(self) -> World | None:
         while self._waiting:
             world = self._waiting.popleft()
             if not world.cell.ended.done():

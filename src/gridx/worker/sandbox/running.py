@@ -60,6 +60,8 @@ class Running:
                 cancelled = tasks.create_task(self._stop_when(cancel))
                 ended = await self._cell.ended
                 cancelled.cancel()
+            if ended.memory_exceeded and self._stopped is None:
+                self._stopped = Reason.OUT_OF_MEMORY
             wall_s = self._clock.monotonic() - began
             self._outputs.finish()
             self._disk_was_full = self._disk_was_full or self._cell.disk_full()

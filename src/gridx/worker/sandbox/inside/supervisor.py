@@ -29,6 +29,7 @@ from gridx.worker.sandbox.inside.wire import (
 )
 
 _START_DESCRIPTORS = 4
+_LOOK_MS = 20
 _NO_RUNNING = kernel.NO_SUID | kernel.NO_DEV
 _WAITING_TMPFS = "mode=0755,size=1m,nr_inodes=64"
 
@@ -63,7 +64,7 @@ def _attempt(worker: socket.socket, setup: Setup) -> None:
         return
     socket.send_fds(worker, [READY], [disk])
     os.close(disk)
-    _watch(worker, own, child, reaper)
+    _Watch(worker, own, child, reaper).run()
 
 
 def _be_child(body: Callable[[], None]) -> None:
@@ -130,50 +131,92 @@ def _wait_for_orphans() -> None:
         return
 
 
-def _watch(worker: socket.socket, to_job: socket.socket, child: int, reaper: int) -> None:
-    """Hand the start over, obey the worker, and report the end once nothing is left."""
-    ended = os.pidfd_open(child)
-    poll = select.poll()
-    poll.register(worker, select.POLLIN)
-    poll.register(to_job, select.POLLIN)
-    poll.register(ended, select.POLLIN)
-    failure = b""
-    while True:
-        ready = {descriptor for descriptor, _ in poll.poll()}
-        if to_job.fileno() in ready:
-            failure = to_job.recv(MESSAGE_BYTES_MAX)
-            poll.unregister(to_job)
-        if ended in ready:
-            break
-        if worker.fileno() in ready and not _obey(worker, to_job, child, reaper):
-            return
-    _, status, usage = os.wait4(child, 0)
-    os.kill(reaper, signal.SIGKILL)
-    _, _, orphans = os.wait4(reaper, 0)
-    cpu_user = usage.ru_utime + orphans.ru_utime
-    cpu_system = usage.ru_stime + orphans.ru_stime
-    peak = usage.ru_maxrss * 1024
-    worker.send(failure or ENDED.pack(status, cpu_user, cpu_system, peak))
+class _Watch:
+    """Hands the start over, obeys the worker, and reports the end once nothing is left."""
+
+    def __init__(
+        self, worker: socket.socket, to_job: socket.socket, child: int, reaper: int
+    ) -> None:
+        self._worker = worker
+        self._to_job = to_job
+        self._child = child
+        self._reaper = reaper
+        self._memory_bytes = 0
+        self._exceeded = False
+        self._failure = b""
+
+    def run(self) -> None:
+        ended = os.pidfd_open(self._child)
+        poll = select.poll()
+        for each in (self._worker, self._to_job, ended):
+            poll.register(each, select.POLLIN)
+        while True:
+            ready = {each for each, _ in poll.poll(_LOOK_MS if self._memory_bytes else None)}
+            if self._to_job.fileno() in ready:
+                self._failure = self._to_job.recv(MESSAGE_BYTES_MAX)
+                poll.unregister(self._to_job)
+            if ended in ready:
+                self._report()
+                return
+            if self._worker.fileno() in ready and not self._obey():
+                self._end_all()
+                return
+            if self._memory_bytes and _memory_taken() > self._memory_bytes:
+                self._exceeded = True
+                os.kill(self._reaper, signal.SIGKILL)
+
+    def _report(self) -> None:
+        _, status, usage = os.wait4(self._child, 0)
+        os.kill(self._reaper, signal.SIGKILL)
+        _, _, orphans = os.wait4(self._reaper, 0)
+        cpu_user = usage.ru_utime + orphans.ru_utime
+        cpu_system = usage.ru_stime + orphans.ru_stime
+        peak = usage.ru_maxrss * 1024
+        ended = ENDED.pack(status, self._exceeded, cpu_user, cpu_system, peak)
+        self._worker.send(self._failure or ended)
+
+    def _obey(self) -> bool:
+        """Do what the worker says; False when it is gone."""
+        message, descriptors, _, _ = socket.recv_fds(
+            self._worker, MESSAGE_BYTES_MAX, _START_DESCRIPTORS
+        )
+        if message == TERMINATE:
+            os.kill(self._reaper, signal.SIGTERM)
+        elif message == KILL:
+            os.kill(self._reaper, signal.SIGKILL)
+        elif message:
+            start = Start.parse(message)
+            self._memory_bytes = start.memory_bytes
+            _size(start)
+            socket.send_fds(self._to_job, [message], descriptors)
+            for each in descriptors:
+                os.close(each)
+        return bool(message)
+
+    def _end_all(self) -> None:
+        os.kill(self._reaper, signal.SIGKILL)
+        os.waitpid(self._reaper, 0)
+        os.waitpid(self._child, 0)
 
 
-def _obey(worker: socket.socket, to_job: socket.socket, child: int, reaper: int) -> bool:
-    """Do what the worker says; False when it is gone and so is the attempt."""
-    message, descriptors, _, _ = socket.recv_fds(worker, MESSAGE_BYTES_MAX, _START_DESCRIPTORS)
-    if message == TERMINATE:
-        os.kill(reaper, signal.SIGTERM)
-    elif message == KILL:
-        os.kill(reaper, signal.SIGKILL)
-    elif message:
-        _size(Start.parse(message))
-        socket.send_fds(to_job, [message], descriptors)
-        for each in descriptors:
-            os.close(each)
-    else:
-        os.kill(reaper, signal.SIGKILL)
-        os.waitpid(reaper, 0)
-        os.waitpid(child, 0)
-        return False
-    return True
+def _memory_taken() -> int:
+    """What the job's processes hold together, with its shared memory: an estimate, in bytes.
+
+    For hosts without control groups only; the kernel counts better.
+    """
+    own = mapped = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/smaps_rollup", encoding="ascii") as file:
+                    sizes = {line.split()[0]: line.split()[1] for line in file.readlines()[1:]}
+            except OSError:
+                continue  # it has just ended
+            own += int(sizes["Pss_Anon:"])
+            mapped += int(sizes["Pss_Shmem:"])
+    shared = os.statvfs(SHM)
+    kept = (shared.f_blocks - shared.f_bfree) * shared.f_frsize
+    return own * 1024 + max(mapped * 1024, kept)
 
 
 def _size(start: Start) -> None:

@@ -15,8 +15,9 @@ KILL = b"kill"
 SPAWN = struct.Struct("=I")
 """The slot of an attempt: no two that run at the same time share one."""
 
-ENDED = struct.Struct("=iddQ")
-"""The wait status, CPU seconds by user and system, and the largest resident set in bytes."""
+ENDED = struct.Struct("=i?ddQ")
+"""The wait status, whether memory was exceeded (where the supervisor has to look), CPU seconds by
+user and system, and the largest resident set in bytes."""
 
 FAILED = b"failed:"
 """What a supervisor or a job that cannot be set up says, before the reason."""
@@ -51,8 +52,8 @@ class Start:
     """What the worker sends, as JSON, with the descriptors: payload, stdin, stdout, stderr.
 
     The payload is a file of JSON: `code`, `args` and `env`. `file` is the name the code gets in the
-    work folder, `argv` what comes before it on the command line; `processes` is a limit for hosts
-    without control groups, 0 where those hold it. `in_template` has Python code run in the waiting
+    work folder, `argv` what comes before it on the command line; `processes` and `memory_bytes` are
+    limits for hosts without control groups, 0 where those hold them. `in_template` has Python code run in the waiting
     interpreter instead of a new one.
     """
 
@@ -62,6 +63,7 @@ class Start:
     disk_files: int
     shm_bytes: int
     processes: int
+    memory_bytes: int
     in_template: bool
 
     def to_bytes(self) -> bytes:
