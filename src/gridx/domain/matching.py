@@ -31,7 +31,7 @@ def shape_key(shape: Shape) -> str:
     """A short stable name of `shape`: 32 hexadecimal digits."""
     r = shape.resources
     text = json.dumps(
-        [r.cpus, r.memory_mb, r.gpus, r.disk_mb, shape.language, shape.require],
+        [float(r.cpus), r.memory_mb, r.gpus, r.disk_mb, shape.language, shape.require],
         separators=(",", ":"),
     )
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -60,7 +60,7 @@ def terms_of(spec: JobSpec, tariff: Tariff) -> Terms:
             raise _max_cost(f"max_cost is at least {format_credits(tariff.min_cost)}")
         cap = min(cap, spec.max_cost)
     asked_cost = round_half_even(price * asked_us * tries, SECOND_US)
-    hold = min(max(asked_cost, tariff.min_cost), cap)
+    hold = min(max(asked_cost, tariff.min_cost, 1), cap)  # a hold of nothing is no movement
     limit_us = asked_us if asked_cost <= hold else hold * SECOND_US // (price * tries)
     if limit_us < min(SECOND_US, asked_us):
         raise _max_cost(

@@ -1,0 +1,95 @@
+"""Where a job goes when an attempt of it ends."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gridx.domain.attempt import (
+    LOST,
+    OWN_DOING,
+    REPORTABLE,
+    TAKEN_BACK,
+    AttemptStatus,
+    Ending,
+    Reason,
+)
+from gridx.domain.job import FINAL, JobStatus, Next, RetryRule, after_attempt
+
+SUCCESS = Ending(AttemptStatus.SUCCEEDED, None, 0)
+CANCELLED = Ending(AttemptStatus.CANCELLED)
+QUEUED = Next(JobStatus.QUEUED)
+
+
+def failed(reason: Reason) -> Ending:
+    return Ending(AttemptStatus.FAILED, reason)
+
+
+endings = st.sampled_from([SUCCESS, CANCELLED, LOST, *(failed(reason) for reason in REPORTABLE)])
+rules = st.builds(RetryRule, st.integers(1, 20), st.booleans(), st.integers(0, 20))
+
+
+@pytest.mark.parametrize(
+    ("ending", "tried", "of", "retry_on_failure", "cancel", "following"),
+    [
+        (SUCCESS, 1, 3, False, False, Next(JobStatus.SUCCEEDED)),
+        (SUCCESS, 3, 3, True, True, Next(JobStatus.SUCCEEDED)),
+        (failed(Reason.EXIT_CODE), 1, 3, False, False, Next(JobStatus.FAILED, Reason.EXIT_CODE)),
+        (failed(Reason.EXIT_CODE), 1, 3, True, False, QUEUED),
+        (failed(Reason.EXIT_CODE), 3, 3, True, False, Next(JobStatus.FAILED, Reason.EXIT_CODE)),
+        (failed(Reason.TIMEOUT), 1, 3, False, False, Next(JobStatus.FAILED, Reason.TIMEOUT)),
+        (failed(Reason.SANDBOX_ERROR), 1, 3, False, False, QUEUED),
+        (failed(Reason.SANDBOX_ERROR), 3, 3, False, False,
+         Next(JobStatus.FAILED, Reason.SANDBOX_ERROR)),
+        (failed(Reason.SANDBOX_ERROR), 1, 3, False, True, Next(JobStatus.CANCELLED)),
+        (LOST, 2, 3, False, False, QUEUED),
+        (LOST, 3, 3, False, False, Next(JobStatus.FAILED, Reason.LOST)),
+        (LOST, 1, 3, False, True, Next(JobStatus.CANCELLED)),
+        (LOST, 1, 1, True, False, Next(JobStatus.FAILED, Reason.LOST)),
+        (TAKEN_BACK, 0, 1, False, False, QUEUED),
+        (CANCELLED, 1, 3, False, True, Next(JobStatus.CANCELLED)),
+    ],
+)  # fmt: skip
+def test_after_an_attempt(
+    *,
+    ending: Ending,
+    tried: int,
+    of: int,
+    retry_on_failure: bool,
+    cancel: bool,
+    following: Next,
+) -> None:
+    rule = RetryRule(of, retry_on_failure, tried)
+    assert after_attempt(ending, rule, cancel) == following
+
+
+@given(endings, rules)
+def test_a_job_that_is_to_be_cancelled_never_waits_again(ending: Ending, rule: RetryRule) -> None:
+    assert after_attempt(ending, rule, cancel_requested=True).status in FINAL
+
+
+@given(endings, rules, st.booleans())
+def test_a_job_fails_for_the_reason_of_its_last_attempt(
+    ending: Ending, rule: RetryRule, cancel: bool
+) -> None:
+    following = after_attempt(ending, rule, cancel)
+    if following.status is JobStatus.FAILED:
+        assert following.reason is ending.reason
+    else:
+        assert following.reason is None
+
+
+@given(st.sampled_from(sorted(REPORTABLE | {Reason.LOST})), st.integers(1, 20), st.booleans())
+def test_a_job_that_only_fails_ends_after_max_attempts(
+    reason: Reason, of: int, retry_on_failure: bool
+) -> None:
+    tries = 1
+    while after_attempt(failed(reason), RetryRule(of, retry_on_failure, tries), False) == QUEUED:
+        tries += 1
+    once = reason in OWN_DOING and not retry_on_failure
+    assert tries == (1 if once else of)
+
+
+def test_the_last_three_states_are_final() -> None:
+    assert {s for s in JobStatus if s.final} == {
+        JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED,
+    }  # fmt: skip
