@@ -118,7 +118,7 @@ def running(settings: Settings) -> Generator[Running]:
     def run() -> None:
         try:
             uvloop.run(work())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (raised again where it is looked for)
             failed.append(error)
         finally:
             started.set()

@@ -19,7 +19,7 @@ def test_every_method_that_a_path_does_not_know_is_405_with_allow(shared: Runnin
     assert len(paths) > 35
     for path, item in paths.items():
         known = {method.upper() for method in item}
-        if path == "/credits/transfer" or path == "/credits/grant":
+        if path in {"/credits/transfer", "/credits/grant"}:
             known.add("GET")  # the balance of a user of that name
         url = path.replace("{user_id}", "admin").replace(
             "{" + path.partition("{")[2].partition("}")[0] + "}",
@@ -79,7 +79,7 @@ def test_a_request_id_is_taken_over_only_if_it_is_well_formed(shared: Running) -
     for given, taken in (
         ("abc-1.2_3", True), ("x" * 64, True), ("x" * 65, False), ("a b", False), ("é", False),
     ):  # fmt: skip
-        answer = shared.client.get("/health", headers={"X-Request-ID": given.encode()})
+        answer = shared.client.get("/health", headers=[(b"X-Request-ID", given.encode())])
         assert (answer.headers["x-request-id"] == given) is taken, given
 
 
@@ -95,7 +95,7 @@ async def test_a_bug_is_a_500_in_our_shape_without_its_story() -> None:
     async def receive() -> dict[str, object]:
         return {"type": "http.request"}
 
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    scope: dict[str, object] = {"type": "http", "method": "GET", "path": "/", "headers": []}
     await Envelope(broken, ManualClock())(scope, receive, send)  # pyright: ignore[reportArgumentType]
 
     assert sent[0]["status"] == 500

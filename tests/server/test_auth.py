@@ -60,7 +60,7 @@ def test_the_document_lists_every_path_of_the_contract(shared: Running) -> None:
 def test_every_path_but_the_open_ones_needs_a_token(
     shared: Running, authorization: str | None
 ) -> None:
-    headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+    headers = [] if authorization is None else [(b"Authorization", authorization.encode("latin-1"))]
     before = shared.fingerprint()
     for method, path in operations(shared):
         if (method, path) in OPEN:
@@ -134,7 +134,7 @@ def test_checks_come_in_the_order_of_the_contract(shared: Running, alice: Api) -
     assert alice.post(f"/jobs/{job_id}/retry").status_code == 409
 
 
-ADMIN_ONLY = [
+ADMIN_ONLY: list[tuple[str, str, object]] = [
     ("GET", "/users", None),
     ("POST", "/users/admin/suspend", None),
     ("POST", "/users/admin/unsuspend", None),
@@ -163,7 +163,7 @@ def key_with(api: Api, *scopes: str) -> Api:
     return Api(api.client, api.user_id, answer.json()["key"])
 
 
-NEEDS = [
+NEEDS: list[tuple[str, str, str, object]] = [
     ("jobs", "GET", "/jobs", None),
     ("jobs", "POST", "/jobs", {"code": "1"}),
     ("jobs", "GET", f"/jobs/{ID}", None),

@@ -67,7 +67,7 @@ GOOD_SPECS: dict[str, Mapping[str, object]] = {
     "require": {"code": "1", "require": {"os": "linux", "arch": "x86_64", "label:a b": "c"}},
 }  # fmt: skip
 
-BAD_SPECS: dict[str, tuple[Mapping[str, object] | list[object] | str | int | None, str]] = {
+BAD_SPECS: dict[str, tuple[object, str]] = {
     "code over 1 MiB": ({"code": "x" * (MIB + 1)}, "code"),
     "code over 1 MiB in two-byte characters": ({"code": "é" * (MIB // 2) + "x"}, "code"),
     "code empty": ({"code": ""}, "code"),
@@ -150,7 +150,7 @@ BAD_SPECS: dict[str, tuple[Mapping[str, object] | list[object] | str | int | Non
     "max_cost with an exponent": ({"code": "1", "max_cost": "1e3"}, "max_cost"),
     "max_cost with seven places": ({"code": "1", "max_cost": "1.0000001"}, "max_cost"),
     "max_cost without places": ({"code": "1", "max_cost": "1."}, "max_cost"),
-    "max_cost in other digits": ({"code": "1", "max_cost": "١"}, "max_cost"),
+    "max_cost in other digits": ({"code": "1", "max_cost": "\u0661"}, "max_cost"),
     "max_cost with a space": ({"code": "1", "max_cost": " 1"}, "max_cost"),
     "max_cost enormous": ({"code": "1", "max_cost": "9" * 30}, "max_cost"),
     "max_cost below the minimum": ({"code": "1", "max_cost": "0.004999"}, "max_cost"),
@@ -174,14 +174,14 @@ BAD_SPECS: dict[str, tuple[Mapping[str, object] | list[object] | str | int | Non
     "a text": ("code", ""),
     "a number": (5, ""),
     "null": (None, ""),
-} | {
-    f"{name}, which comes later": ({"code": "1", name: value}, name)
-    for name, value in {
-        "inputs": {"a": "0" * 64}, "outputs": ["*"], "requirements": ["numpy"],
-        "image": "python:3", "network": True, "after": [],
-        "not_before": "2030-01-01T00:00:00Z", "deadline": "2030-01-01T00:00:00Z",
-    }.items()
 }  # fmt: skip
+LATER: dict[str, object] = {
+    "inputs": {"a": "0" * 64}, "outputs": ["*"], "requirements": ["numpy"],
+    "image": "python:3", "network": True, "after": [],
+    "not_before": "2030-01-01T00:00:00Z", "deadline": "2030-01-01T00:00:00Z",
+}  # fmt: skip
+for field, value in LATER.items():
+    BAD_SPECS[f"{field}, which comes later"] = ({"code": "1", field: value}, field)
 
 
 @pytest.mark.parametrize("name", GOOD_SPECS)
@@ -375,7 +375,7 @@ def test_the_largest_good_query_is_taken(alice: Api) -> None:
 HOSTILE = [
     "'; DROP TABLE jobs; --", "' OR '1'='1", '" OR ""="', "1; DELETE FROM users", "%s%n%x",
     "${jndi:ldap://x}", "{{7*7}}", "<script>alert(1)</script>", "../../etc/passwd", "\\", "%",
-    "_", "NULL", "Robert'); DROP TABLE users;--", "\u202etxt.exe", "\ufeff", "𝕏", "a\u0300",
+    "_", "NULL", "Robert'); DROP TABLE users;--", "\u202etxt.exe", "\ufeff", "\U0001d54f", "a\u0300",
 ]  # fmt: skip
 
 
