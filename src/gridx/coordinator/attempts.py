@@ -123,6 +123,10 @@ class Changes:
                 observed_us=observed_us,
             )
         late = attempt.status is AttemptStatus.LOST
+        if attempt.started_at is None and usage is not None:
+            if ended_by_itself(ending.status, ending.reason):
+                # Its `started` was lost with the connection.
+                attempt = replace(attempt, started_at=attempt.assigned_at)
         ended = replace(
             attempt,
             status=ending.status,

@@ -124,9 +124,9 @@ class Dispatcher:
             return False
         noted = self._notes
         claimed = await self._database.write(lambda connection: self._claim(connection, places))
-        self._forget_empty(places, claimed, noted)
+        emptied = self._forget_empty(places, claimed, noted)
         await self._send(claimed)
-        return bool(claimed)
+        return bool(claimed) or emptied
 
     def _standings(self) -> Mapping[str, float]:
         """Decayed use and, for an hour ahead, what each owner has running."""
@@ -191,18 +191,19 @@ class Dispatcher:
 
     def _forget_empty(
         self, places: Sequence[Place], claimed: Sequence[_Claimed], noted: int
-    ) -> None:
-        """Drop queues whose claim came back short, unless work was noted since."""
+    ) -> bool:
+        """Drop queues whose claim came back short, unless work was noted since; whether any was."""
         wanted: dict[tuple[str, str], int] = {}
         for place in places:
             at = (place.queue.owner, place.queue.key)
             wanted[at] = wanted.get(at, 0) + place.count
         for c in claimed:
             wanted[c.queue] -= 1
-        for at, missing in wanted.items():
-            if missing > 0 and self._noted.get(at, 0) <= noted:
-                self._queues.pop(at, None)
-                self._noted.pop(at, None)
+        empty = [at for at, n in wanted.items() if n > 0 and self._noted.get(at, 0) <= noted]
+        for at in empty:
+            self._queues.pop(at, None)
+            self._noted.pop(at, None)
+        return bool(empty)
 
     async def _send(self, claimed: Sequence[_Claimed]) -> None:
         """Send what was claimed; take back what was meant for a worker that is gone by now."""
