@@ -50,9 +50,7 @@ class Client:
             verify=self.endpoint.tls_context(),
             trust_env=not is_loopback(self.endpoint.url),
         )
-        self._retrying = stamina.RetryingCaller(
-            attempts=None if retry_s else 1, timeout=retry_s or None, wait_jitter=0.5
-        )
+        self.retry_for(retry_s)
 
     def __enter__(self) -> "Client":
         return self
@@ -67,6 +65,12 @@ class Client:
 
     def close(self) -> None:
         self._http.close()
+
+    def retry_for(self, seconds: float) -> None:
+        """From now on try again for so long what may be sent again; 0 is not at all."""
+        self._retrying = stamina.RetryingCaller(
+            attempts=None if seconds else 1, timeout=seconds or None, wait_jitter=0.5
+        )
 
     # -------------------------------------------------------------- any call
 

@@ -1,0 +1,11 @@
+"""The command line: what a person types, put into calls of the SDK and into programs.
+
+Nothing heavy is imported before a command needs it, so that help answers at once.
+"""
+
+
+def main() -> None:
+    """Run `gridx` with the arguments of this process."""
+    from gridx.cli.app import build
+
+    build()(prog_name="gridx")

@@ -1,0 +1,1 @@
+"""Commands that start or prepare a program of the grid on this machine."""

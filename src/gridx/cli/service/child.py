@@ -1,0 +1,59 @@
+"""The worker that `gridx up` and `gridx demo` start: a child process that ends with its parent.
+
+`python -m gridx.cli.service.child PARENT` reads one line of JSON, its order, from standard input
+(a token must not stand on a command line or in the environment), runs the worker, and writes one
+line of JSON when it is accepted. The kernel kills it when its parent dies, however that dies.
+"""
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from gridx.telemetry import configure_logging
+from gridx.worker.agent import WorkerOptions, run_worker
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Wait for the order, then be a worker."""
+    if not _ends_with(int(sys.argv[1])):
+        return 1
+    line = sys.stdin.readline()
+    if not line:
+        return 0
+    order = json.loads(line)
+    configure_logging(order["log_level"], order["log_format"])
+    options = WorkerOptions(
+        urls=(order["url"],),
+        token=order["token"],
+        user_id=order["user_id"],
+        state_dir=Path(order["state_dir"]),
+        name=order["name"],
+        slots=order["slots"],
+        ca=Path(order["ca"]) if order["ca"] else None,
+        interactive=False,
+    )
+    return asyncio.run(run_worker(options, accepted=_report))
+
+
+def _ends_with(parent: int) -> bool:
+    """Have the kernel end this process with its parent; False when that is gone already."""
+    # Ctrl-C goes to the whole group, but it is the parent who ends us, in its order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
+
+
+def _report(worker_id: str) -> None:
+    sys.stdout.write(json.dumps({"worker_id": worker_id}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
