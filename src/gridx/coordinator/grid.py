@@ -18,6 +18,7 @@ from gridx.coordinator.recorder import Recorder
 from gridx.coordinator.users import Users
 from gridx.coordinator.watch import Watch
 from gridx.coordinator.workers import Workers
+from gridx.domain.attempt import Reason
 from gridx.domain.ledger import Verification
 from gridx.domain.policy import Policy
 from gridx.storage import jobs, ledger, requests, users, workers
@@ -25,7 +26,9 @@ from gridx.storage.database import Connection, Database
 from gridx.storage.dialect import make_engine
 from gridx.storage.schema import migrate as migrate_schema
 from gridx.tasks import Tasks
+from gridx.telemetry import get_logger
 
+_log = get_logger(__name__)
 _HEALTH_TIMEOUT_S = 2.0
 _STATUS_AGE_S = 1.0
 
@@ -119,6 +122,16 @@ class Grid:
     def _committed(self, outcome: Outcome) -> None:
         """Tell everybody what a transaction did."""
         self.metrics.count_outcome(outcome)
+        for attempt, job in outcome.ended:
+            unusual = attempt.reason in (Reason.LOST, Reason.SANDBOX_ERROR)
+            (_log.warning if unusual else _log.debug)(
+                "attempt_ended",
+                job=job.job_id,
+                attempt=attempt.number,
+                worker=attempt.worker_id,
+                status=attempt.status.value,
+                reason=attempt.reason,
+            )
         self.workers.after(outcome)
         outcome.publish(self._bus)
         if outcome.requeued:

@@ -15,7 +15,9 @@ from gridx.domain.attempt import Attempt, AttemptStatus, Reason, Usage, ending_o
 from gridx.domain.job import JobState
 from gridx.storage import attempts
 from gridx.storage.database import Connection, Database
+from gridx.telemetry import get_logger
 
+_log = get_logger(__name__)
 SECOND_US = 1_000_000
 
 
@@ -177,6 +179,14 @@ class Recorder:
         observed: Observed,
     ) -> None:
         ending = ending_of_report(report.reason, report.exit_code, job.cancel_requested)
+        if ending.reason is Reason.SANDBOX_ERROR:
+            _log.warning(
+                "sandbox_error",
+                job=job.job_id,
+                attempt=attempt.number,
+                worker=attempt.worker_id,
+                detail=report.detail,
+            )
         if attempt.status is AttemptStatus.ASSIGNED and ending.reason is not Reason.SANDBOX_ERROR:
             # Its `started` never came: it ran all the same.
             changes.start(job, attempt, None, observed.at)

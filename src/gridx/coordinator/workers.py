@@ -123,6 +123,13 @@ class Workers:
         session.drop = tuple(entry.drop)
         await self._seat(session, entry)
         self._committed(entry.outcome)
+        _log.info(
+            "worker_connected",
+            worker=session.worker_id,
+            owner=session.worker.owner_id,
+            kept=len(session.keep),
+            dropped=len(session.drop),
+        )
         return session
 
     async def _seat(self, session: Session, entry: Entry) -> None:
@@ -163,6 +170,7 @@ class Workers:
             del self._dispatcher.sessions[session.worker_id]
         for live in session.live.values():
             self._dispatcher.used(live)
+        _log.info("worker_disconnected", worker=session.worker_id, live=len(session.live))
         try:
             await self._database.write(
                 lambda c: workers.end_session(
