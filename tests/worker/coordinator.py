@@ -1,8 +1,7 @@
 """A small coordinator for the worker's tests: a real WebSocket server that speaks the real frames.
 
 It does what it is told and keeps what it hears: a test takes the next frame of a kind, or waits for
-the next connection. With `serves` it acknowledges and counts like a real one, so that many jobs can
-pass through.
+the next connection.
 """
 
 import asyncio
@@ -77,11 +76,15 @@ class Connection:
 
 
 class Coordinator:
-    """Accepts workers as `greet` says (None: says nothing) and hands their connections out."""
+    """Accepts workers as `greet` says (None: says nothing) and hands their connections out.
+
+    With `door` it refuses before the upgrade, with `closes` it closes after the hello.
+    """
 
     def __init__(self) -> None:
         self.greet: Greet = lambda hello: welcome(worker_token="worker-token")
         self.door: HTTPStatus | None = None
+        self.closes: tuple[int, str] | None = None
         self.subprotocols: list[str] = [SUBPROTOCOL]
         self.tokens: list[str] = []
         self.hellos: list[Hello] = []
@@ -138,6 +141,9 @@ class Coordinator:
             return
         assert isinstance(hello, Hello)
         self.hellos.append(hello)
+        if self.closes is not None:
+            await connection.close(*self.closes)
+            return
         answer = self.greet(hello)
         if answer is not None:
             await connection.say(answer)
