@@ -6,6 +6,7 @@ compare, add and store exactly on every database; durations are float seconds.
 """
 
 import asyncio
+import os
 import secrets
 import time
 import uuid
@@ -13,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 MICROSECONDS = 1_000_000
+_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+"""The two highest bits of this digit are those of RFC 9562; the two lowest stay random."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -50,7 +53,9 @@ class SystemClock:
         return time.monotonic()
 
     def new_id(self) -> str:
-        return str(uuid.uuid4())
+        # As `uuid.uuid4`, in a quarter of its time: a job's life takes ten of these.
+        h = os.urandom(16).hex()
+        return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:]}"
 
     def new_secret(self) -> str:
         return secrets.token_urlsafe(32)

@@ -30,6 +30,7 @@ class Metrics:
         self._clock = clock
         self._sessions = sessions
         self._registry = registry = CollectorRegistry()
+        self._children: dict[tuple[Counter | str, ...], Counter] = {}
         self._finished = Counter(
             "gridx_jobs_finished", "Jobs that became final", ["status", "reason"], registry=registry
         )
@@ -68,7 +69,14 @@ class Metrics:
 
     def count_frame(self, direction: str, frame_type: str, count: int = 1) -> None:
         """Frames came `in` or went `out`."""
-        self._frames.labels(direction, frame_type).inc(count)
+        self._child(self._frames, direction, frame_type).inc(count)
+
+    def _child(self, counter: Counter, *labels: str) -> Counter:
+        """The counter of these labels; looking it up in the library costs more than counting."""
+        child = self._children.get((counter, *labels))
+        if child is None:
+            child = self._children[counter, *labels] = counter.labels(*labels)
+        return child
 
     def count_protocol_error(self) -> None:
         """A worker's connection was closed for what it sent."""
@@ -84,7 +92,8 @@ class Metrics:
             if job.started_at is not None:
                 self._to_start.observe(max(0, job.started_at - job.queued_at) / MICROSECONDS)
         for job in outcome.final:
-            self._finished.labels(job.status.value, job.reason.value if job.reason else "").inc()
+            reason = "" if job.reason is None else job.reason.value
+            self._child(self._finished, job.status.value, reason).inc()
             if job.started_at is not None and job.finished_at is not None:
                 self._run_time.observe(max(0, job.finished_at - job.started_at) / MICROSECONDS)
 
