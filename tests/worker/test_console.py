@@ -81,7 +81,7 @@ async def test_a_command_and_its_answer(line: str, answer: str) -> None:
     printed, _ = await talk(f"{line}\n", Client())
     assert printed.startswith("alice> ")
     assert answer in printed
-    assert printed.endswith("alice> ")
+    assert printed.endswith("alice> \n")
 
 
 async def test_without_a_client_only_the_workers_own_commands() -> None:

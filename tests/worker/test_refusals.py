@@ -27,6 +27,7 @@ Capture = pytest.CaptureFixture[str]
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gridx.worker.agent.WELCOME_WITHIN_S", 1.0)
     monkeypatch.setattr("gridx.worker.connection.ANSWER_S", 0.4)
+    monkeypatch.setattr("gridx.worker.connection.BACKOFF_FIRST_S", 0.02)
 
 
 async def said(start_worker: StartWorker, capture: Capture, *urls: str, **options: object) -> str:
@@ -120,7 +121,7 @@ async def test_a_subprotocol_nobody_speaks(start_worker: StartWorker, capsys: Ca
 async def test_nobody_there(start_worker: StartWorker, capsys: Capture) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     line = await said(start_worker, capsys, url)
-    assert f"No coordinator can be reached at {url}" in line
+    assert f"No coordinator can be reached at {url} (Connection refused)" in line
 
 
 @pytest.mark.usefixtures("impatient")

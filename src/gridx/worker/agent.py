@@ -12,10 +12,11 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from gridx import __version__
 from gridx.clock import Clock, SystemClock
@@ -35,7 +36,7 @@ from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.session import Link, Profile, Session
 from gridx.worker.spool import Spool
 
-WELCOME_WITHIN_S = 9.0
+WELCOME_WITHIN_S = 8.5
 """A worker that was not accepted by then ends, so that it has ended after ten seconds."""
 ACKNOWLEDGED_WITHIN_S = 2.0
 """So long a leaving worker waits for results to be acknowledged; they stay in the spool anyway."""
@@ -43,6 +44,7 @@ STOPPED_WITHIN_S = 5.5
 """So long again it waits for programs that do not end when they are told to."""
 STDIN = 0
 _log = get_logger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,17 +146,17 @@ class Agent:
         work = log_in_somewhere(
             addresses, *user, tls, clock=self._clock, give_up_at=self._give_up_at
         )
-        login = self._tasks.start("worker log-in", work)
+        login = self._tasks.start("worker log-in", _refusal_as_value(work))
         await asyncio.wait((login, self._stop), return_when=asyncio.FIRST_COMPLETED)
         if not login.done():
             login.cancel()
             return None
-        try:
-            return login.result()
-        except RateLimited:
-            if identity is None:
-                raise
+        token = login.result()
+        if isinstance(token, RateLimited) and identity is not None:
             return identity.worker_token
+        if isinstance(token, GridError):
+            raise token
+        return token
 
     # ------------------------------------------------------------------------------- the life
 
@@ -191,25 +193,28 @@ class Agent:
         if engine.ended.done() and (failure := engine.ended.result()) is not None:
             raise Denied(failure)
 
-    async def _stay_connected(self, dialer: Dialer, engine: Engine) -> None:
-        """Socket after socket; raises the `GridError` that makes another one pointless."""
+    async def _stay_connected(self, dialer: Dialer, engine: Engine) -> GridError:
+        """Socket after socket; gives the `GridError` that makes another one pointless."""
         while True:
-            self._at, connection = await dialer.dial()
+            dialled = await _refusal_as_value(dialer.dial())
+            if isinstance(dialled, GridError):
+                return dialled
+            self._at, connection = dialled
             over = await engine.serve(connection)
             _log.info("connection_over", url=self._at.base, why=over.message)
             self._at = None
             if not (dialer.welcomed or over.retryable):
-                raise over
+                return over
             dialer.lost(over)
 
     async def _until_accepted(
-        self, engine: Engine, connecting: asyncio.Task[None], dialer: Dialer
+        self, engine: Engine, connecting: asyncio.Task[GridError], dialer: Dialer
     ) -> None:
         left_s = max(0.0, self._give_up_at - asyncio.get_running_loop().time())
         ends = (self._accepted, self._stop, engine.ended, connecting)
         done, _ = await asyncio.wait(ends, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        if connecting in done:
-            connecting.result()
+        if connecting.done():
+            raise connecting.result()
         if done:
             return
         if self._at is not None:
@@ -219,8 +224,8 @@ class Agent:
             )
         raise dialer.trouble or Unavailable("No coordinator answers: check the address.")
 
-    async def _until_over(self, engine: Engine, connecting: asyncio.Task[None]) -> None:
-        ends: set[asyncio.Future[None] | asyncio.Future[str | None]]
+    async def _until_over(self, engine: Engine, connecting: asyncio.Task[GridError]) -> None:
+        ends: set[asyncio.Future[Any]]
         ends = {self._stop, engine.ended, connecting}
         if self._accepted.done() and self._options.interactive:
             lines = Lines(STDIN)
@@ -228,7 +233,7 @@ class Agent:
                 ends.add(self._tasks.start("worker console", self._converse(engine, lines)))
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if connecting.done():
-            connecting.result()
+            raise connecting.result()
 
     async def _converse(self, engine: Engine, lines: Lines) -> None:
         owner = self._options.user_id or self._owner or "worker"
@@ -368,6 +373,14 @@ async def open_sandbox(clock: Clock) -> AsyncGenerator[Sandbox]:
         yield sandbox
     finally:
         await sandbox.close()
+
+
+async def _refusal_as_value(work: Coroutine[Any, Any, T]) -> T | GridError:
+    """What `work` gives, or how it was refused: in the background that is no failure."""
+    try:
+        return await work
+    except GridError as refusal:
+        return refusal
 
 
 async def _leave(engine: Engine) -> None:

@@ -9,8 +9,9 @@ import asyncio
 import ipaddress
 import itertools
 import json
+import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -220,7 +221,8 @@ class Dialer:
             try:
                 socket = await connect(address, self.token, self._tls)
             except GridError as error:
-                _log.info("not_connected", url=address.base, why=error.message)
+                if self.trouble is None or error.message != self.trouble.message:
+                    _log.info("not_connected", url=address.base, why=error.message)
                 self.trouble = error
                 if self._final(error):
                     raise
@@ -297,19 +299,27 @@ def _refusal(
 
 
 def _unreachable(address: Address, error: Exception) -> GridError:
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return InvalidInput(
                 f"The certificate of {address.base} is not trusted ({cause.verify_message}): "
                 "give the authority that signed it with --ca."
             )
-        cause = cause.__cause__ or cause.__context__
-    why = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}"
+        if isinstance(cause, OSError) and cause.errno:
+            why = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
+            break
+    else:
+        why = f"{error}"
     return Unavailable(
         f"No coordinator can be reached at {address.base} ({why}): is it running, and the "
         "address right?"
     )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _silent(address: Address) -> GridError:

@@ -72,6 +72,8 @@ class Console:
             self._prompting = True
             line = await lines.next()
             self._prompting = False
+            if line is None:
+                self._show("\n")
             if line is None or line.strip() in ("quit", "exit"):
                 return
             if answer := await self._answer(line.strip()):
