@@ -152,15 +152,19 @@ class JobBody(Body):
     code: Code = ""
     language: Literal["python", "javascript", "node", "bash"] = "python"
     command: Command = ""
-    args: Arguments = []
-    env: Annotated[dict[EnvName, Argument], Field(max_length=10_000)] = {}
+    args: Arguments = Field(default_factory=list[str])
+    env: Annotated[dict[EnvName, Argument], Field(max_length=10_000)] = Field(
+        default_factory=dict[str, str]
+    )
     stdin: Stdin = ""
     name: ShortText = ""
-    tags: Annotated[list[Tag], Field(max_length=32)] = []
+    tags: Annotated[list[Tag], Field(max_length=32)] = Field(default_factory=list[str])
     user_id: UserId = ""
     resources: ResourcesBody = ResourcesBody()
     limits: LimitsBody = LimitsBody()
-    require: Annotated[dict[RequireName, Tag], Field(max_length=32)] = {}
+    require: Annotated[dict[RequireName, Tag], Field(max_length=32)] = Field(
+        default_factory=dict[str, str]
+    )
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     retry_on_failure: bool = False
