@@ -106,19 +106,19 @@ def _become(supervisor: socket.socket, start: Start, descriptors: list[int], set
         resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
     for target, each in enumerate(streams):
         os.dup2(each, target)
-    if start.in_template:
+    code = python.compiled(path) if start.in_template else None
+    if code is not None:
         for each in _IGNORED_BY_PYTHON:
             signal.signal(each, signal.SIG_IGN)
         main = python.prepare(path, arguments, environment, setup.modules_at_start)
         kernel.close_all_but(0, 1, 2)
         supervisor.detach()
         kernel.install_filter(setup.filter)
-        python.execute(path, main)
-    else:
-        kernel.close_all_but(0, 1, 2, supervisor.fileno())
-        kernel.install_filter(setup.filter)
-        command = [*(_encoded(each) for each in (*start.argv, path)), *arguments]
-        os.execve(command[0], command, environment)
+        python.execute(code, main)
+    kernel.close_all_but(0, 1, 2, supervisor.fileno())
+    kernel.install_filter(setup.filter)
+    command = [*(_encoded(each) for each in (*start.argv, path)), *arguments]
+    os.execve(command[0], command, environment)
 
 
 def _processes_beside_the_job(setup: Setup) -> int:

@@ -49,42 +49,57 @@ def prepare(
     return main
 
 
-def execute(path: str, main: types.ModuleType) -> NoReturn:
-    """Run the file at `path` in `main` and end the process as the interpreter would."""
+def compiled(path: str) -> types.CodeType | None:
+    """The program at `path`; None when it is none, which a new interpreter tells best."""
+    with open(path, "rb") as file:
+        source = file.read()
     try:
-        with open(path, "rb") as file:
-            code = compile(file.read(), path, "exec", dont_inherit=True)
+        return compile(source, path, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return None
+
+
+def execute(code: types.CodeType, main: types.ModuleType) -> NoReturn:
+    """Run `code` in `main` and end the process as the interpreter would."""
+    failure: BaseException | None = None
+    status = 0
+    try:
         exec(code, main.__dict__)
-        status = 0
     except SystemExit as asked:
         status = _status(asked)
-    except BaseException as failure:  # noqa: BLE001 - told the way the interpreter tells it
-        _tell(failure)
+    except BaseException as caught:  # noqa: BLE001 - told the way the interpreter tells it
+        failure = caught
         status = 1
-        if isinstance(failure, KeyboardInterrupt):
-            _end(main, 1, then=_die_of_interrupt)
-    _end(main, status, then=os._exit)
+    if failure is not None:
+        _tell(failure)
+    then = _die_of_interrupt if isinstance(failure, KeyboardInterrupt) else os._exit
+    _end(main, status, then)
 
 
 def _tell(failure: BaseException) -> None:
+    """Show `failure` without the frame of ours that it passed."""
     trace = failure.__traceback__
-    trace = trace.tb_next if trace is not None else None  # without the frame of ours
-    failure.__traceback__ = trace
+    trace = failure.__traceback__ = trace.tb_next if trace is not None else None
     sys.last_type, sys.last_value, sys.last_traceback = type(failure), failure, trace
     try:
         sys.excepthook(type(failure), failure, trace)
-    except Exception as worse:  # noqa: BLE001 - a hook of the job's own
-        sys.stderr.write("Error in sys.excepthook:\n")
-        sys.__excepthook__(type(worse), worse, worse.__traceback__)
-        sys.stderr.write("\nOriginal exception was:\n")
-        sys.__excepthook__(type(failure), failure, trace)
+    except Exception as caught:  # noqa: BLE001 - a hook of the job's own
+        worse = caught
+    else:
+        return
+    trace = worse.__traceback__
+    trace = worse.__traceback__ = trace.tb_next if trace is not None else None
+    sys.stderr.write("Error in sys.excepthook:\n")
+    sys.__excepthook__(type(worse), worse, trace)
+    sys.stderr.write("\nOriginal exception was:\n")
+    sys.__excepthook__(type(failure), failure, failure.__traceback__)
 
 
 def _status(asked: SystemExit) -> int:
     if asked.code is None:
         return 0
     if isinstance(asked.code, int):
-        return asked.code & 0xFF
+        return asked.code & 0xFF if abs(asked.code) <= sys.maxsize else 0xFF
     sys.stderr.write(f"{asked.code}\n")
     return 1
 
@@ -111,12 +126,19 @@ def _end(main: types.ModuleType, status: int, then: Callable[[int], NoReturn]) -
 
 
 def _flush() -> bool:
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (AttributeError, OSError, ValueError):
-        return False
-    return True
+    """Flush what the program wrote; whether that worked for stdout, which alone counts."""
+    worked = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except Exception as failure:  # noqa: BLE001 - a stream of the job's own
+            worked = False
+            if stream is sys.stdout:
+                told = f"Exception ignored in: {stream!r}\n{type(failure).__name__}: {failure}\n"
+                os.write(2, told.encode("utf-8", "backslashreplace"))
+                sys.stdout = None
+    return worked
 
 
 def _open_streams() -> None:
