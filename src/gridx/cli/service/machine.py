@@ -80,7 +80,8 @@ def worker(
     urls = _addresses(url)
     secret = token or os.environ.get("GRIDX_TOKEN") or None
     password = None if secret else _password(owner, source, state_dir)
-    if secret is None and password is None and len(urls) == 1 and owner is None:
+    given = secret or password or owner
+    if not given and len(urls) == 1 and not _is_enrolled(state_dir):
         # Whoever is logged in here may start a worker of their own without another word.
         secret = find_endpoint(urls[0], environ=os.environ).token
     options = WorkerOptions(
@@ -172,12 +173,15 @@ def _password(owner: str | None, source: PasswordSource, state_dir: Path | None)
     given = source.password or source.password_file or os.environ.get("GRIDX_PASSWORD")
     if given:
         return source.read()
-    from gridx.worker.identity import default_state_dir
-
-    enrolled = ((state_dir or default_state_dir(os.environ)) / "identity.json").exists()
-    if owner and not enrolled and sys.stdin.isatty():
+    if owner and not _is_enrolled(state_dir) and sys.stdin.isatty():
         return source.read(f"Password of {owner}")
     return None
+
+
+def _is_enrolled(state_dir: Path | None) -> bool:
+    from gridx.worker.identity import default_state_dir
+
+    return ((state_dir or default_state_dir(os.environ)) / "identity.json").exists()
 
 
 def _labels(texts: list[str] | None) -> dict[str, str]:
