@@ -80,8 +80,7 @@ def worker(
     urls = _addresses(url)
     secret = token or os.environ.get("GRIDX_TOKEN") or None
     password = None if secret else _password(owner, source, state_dir)
-    given = secret or password or owner
-    if not given and len(urls) == 1 and not _is_enrolled(state_dir):
+    if len(urls) == 1 and not (secret or password or owner or _is_enrolled(state_dir)):
         # Whoever is logged in here may start a worker of their own without another word.
         secret = find_endpoint(urls[0], environ=os.environ).token
     options = WorkerOptions(
