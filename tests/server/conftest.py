@@ -9,9 +9,14 @@ from tests.server.running import Api, Running, running, settings_for
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Generator[Running]:
-    """One coordinator on SQLite for tests that do not change what others see."""
+    """One coordinator on SQLite for tests that do not change what others see.
+
+    A worker gets only its owner's jobs here, so that none gets what another test left; and it need
+    not say that it lives.
+    """
     file = tmp_path_factory.mktemp("server") / "grid.db"
-    with running(settings_for(f"sqlite:///{file}")) as it:
+    flags = {"workers.admission": "approve", "leases.lease_s": 3600}
+    with running(settings_for(f"sqlite:///{file}", flags)) as it:
         yield it
 
 

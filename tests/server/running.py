@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,8 @@ class Api:
 class Running:
     """A coordinator that serves until it is told to stop."""
 
-    def __init__(self, serving: Serving, client: httpx2.Client) -> None:
+    def __init__(self, serving: Serving, client: httpx2.Client, stop: Callable[[], object]) -> None:
+        self.stop = stop
         self.url = serving.url
         self.serving = serving
         self.client = client
@@ -123,6 +124,11 @@ def running(settings: Settings) -> Generator[Running]:
         finally:
             started.set()
 
+    def tell() -> None:
+        loop, stop = handle[0]
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            loop.call_soon_threadsafe(stop.set)
+
     thread = threading.Thread(target=run, name="coordinator")
     thread.start()
     started.wait(30)
@@ -130,11 +136,10 @@ def running(settings: Settings) -> Generator[Running]:
         if failed:
             raise failed[0]
         with httpx2.Client(base_url=found[0].url, timeout=30) as client:
-            yield Running(found[0], client)
+            yield Running(found[0], client, tell)
     finally:
-        if not failed:
-            loop, stop = handle[0]
-            loop.call_soon_threadsafe(stop.set)
+        if not failed and thread.is_alive():
+            tell()
         thread.join(30)
         assert not thread.is_alive(), "the coordinator did not stop"
         if failed:

@@ -44,6 +44,9 @@ DESCRIPTION = (
     "are seconds. Every error has the shape of ErrorView."
 )
 
+FAREWELL_S = 3.0
+"""How long streams and sockets may take to end by themselves."""
+
 _log = get_logger(__name__)
 
 
@@ -198,6 +201,10 @@ async def serving(settings: Settings, clock: Clock) -> AsyncGenerator[Serving]:
             yield Serving(listener.url, grid, parts)
         finally:
             parts.closing.begin()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FAREWELL_S):
+                    await parts.streams.none_taken()
+                    await parts.sockets.none_taken()
             listener.should_exit = True
             await asyncio.wait({task})
     finally:

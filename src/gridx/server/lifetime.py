@@ -54,6 +54,12 @@ class Slots:
         self._what = what
         self._limit = limit
         self.taken = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    async def none_taken(self) -> None:
+        """Return once no slot is taken."""
+        await self._none.wait()
 
     @contextmanager
     def take(self) -> Generator[None]:
@@ -64,7 +70,10 @@ class Slots:
                 "try again when some have ended"
             )
         self.taken += 1
+        self._none.clear()
         try:
             yield
         finally:
             self.taken -= 1
+            if not self.taken:
+                self._none.set()

@@ -115,10 +115,12 @@ class _Connection:
     async def run(self) -> None:
         """Serve the connection to its end, and end it in order."""
         try:
-            over = await self._serve()
+            await self._serve()
         except Exception:  # noqa: BLE001  (a bug must end this connection only)
             _log.exception("socket_failed")
-            over = _Over(CLOSE_FAILED, "The coordinator failed: see its log")
+            await self._end(_Over(CLOSE_FAILED, "The coordinator failed: see its log"))
+
+    async def _end(self, over: _Over) -> None:
         if over.code == frames.CLOSE_POLICY:
             self._parts.grid.metrics.count_protocol_error()
             _log.warning("socket_nonsense", reason=over.reason, user=self._who.user_id)
@@ -131,12 +133,13 @@ class _Connection:
         except _Gone:
             pass
 
-    async def _serve(self) -> _Over:
+    async def _serve(self) -> None:
         try:
             hello = await self._hello()
             session = await self._greet(hello)
         except _Over as over:
-            return over
+            await self._end(over)
+            return
         over = _Over(CLOSE_NORMAL, "")
         with bound(worker=session.worker_id):
             try:
@@ -148,8 +151,9 @@ class _Connection:
             except* _Over as several:
                 over = _first(several)
             finally:
+                # The worker hears of the end before the session's own is written down.
+                await self._end(over)
                 await session.close()
-        return over
 
     async def _hello(self) -> frames.Hello:
         try:

@@ -1,9 +1,9 @@
 """Jobs: submit one or many, list, read, wait for, cancel and retry them."""
 
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Query
+from msgspec.structs import replace
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
