@@ -112,8 +112,8 @@ def started(key: LeaseKey) -> Started:
 def test_an_attempt_runs_writes_ends_and_is_forgotten_once_acknowledged(rig: Rig) -> None:
     key = new_key()
     assert rig.hear(assign(key)) == [
-        Run(assignment(key)),
         Send(started(key)),
+        Run(assignment(key)),
     ]
     first, second = Log(*key, 0, "stdout", b"a"), Log(*key, 1, "stderr", b"b")
     assert rig.do(Output(key, "stdout", b"a")) == [Record(first), Send(first)]

@@ -227,10 +227,11 @@ def _run(book: Attempts, attempt: Attempt) -> None:
     assert attempt.assignment is not None
     del book.waiting[attempt.key]
     book.free = book.free.minus(attempt.need)
-    book.out.append(Run(attempt.assignment))
-    attempt.assignment = None
+    # Told first: making a sandbox keeps the machine busy, and the coordinator has its own to do.
     if book.connected:
         book.out.append(Send(book.started(attempt)))
+    book.out.append(Run(attempt.assignment))
+    attempt.assignment = None
 
 
 def _cancel_waiting(book: Attempts, attempt: Attempt) -> None:
