@@ -1,0 +1,1 @@
+"""The SDK: its calls as values, and both clients against real servers."""
