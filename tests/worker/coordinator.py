@@ -5,7 +5,7 @@ the next connection.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -85,6 +85,7 @@ class Coordinator:
         self.greet: Greet = lambda hello: welcome(worker_token="worker-token")
         self.door: HTTPStatus | None = None
         self.closes: tuple[int, str] | None = None
+        self.before_greeting: Callable[[Hello], Awaitable[None]] | None = None
         self.subprotocols: list[str] = [SUBPROTOCOL]
         self.tokens: list[str] = []
         self.hellos: list[Hello] = []
@@ -144,6 +145,8 @@ class Coordinator:
         if self.closes is not None:
             await connection.close(*self.closes)
             return
+        if self.before_greeting is not None:
+            await self.before_greeting(hello)
         answer = self.greet(hello)
         if answer is not None:
             await connection.say(answer)

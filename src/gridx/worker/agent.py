@@ -36,7 +36,7 @@ from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.session import Link, Profile, Session
 from gridx.worker.spool import Spool
 
-WELCOME_WITHIN_S = 8.5
+WELCOME_WITHIN_S = 8.0
 """A worker that was not accepted by then ends, so that it has ended after ten seconds."""
 ACKNOWLEDGED_WITHIN_S = 2.0
 """So long a leaving worker waits for results to be acknowledged; they stay in the spool anyway."""

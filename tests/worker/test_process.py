@@ -1,0 +1,176 @@
+"""The worker as a process: its prompt, its signals, its memory, and its death."""
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gridx.protocol.frames import Assign, Finished, Hello, Leaving, Log, Started
+from gridx.worker.events import LeaseKey
+from tests.support.processes import Process, clean_environment, is_alive, running
+from tests.worker.coordinator import Coordinator
+from tests.worker.frames import ack, assignment, kept, new_key, spec, welcome
+
+SLOW = "import time\nprint('begun', flush=True)\ntime.sleep(60)"
+RSS_MB_MAX = 70
+
+
+class Workers:
+    """Starts worker processes in one home folder."""
+
+    def __init__(self, home: Path, url: str) -> None:
+        self._home = home
+        self._url = url
+        self._running: list[Process] = []
+
+    def start(self, *options: str) -> Process:
+        environment = clean_environment(self._home, GRIDX_TOKEN="user-token")
+        command = ("gridx", "worker", "--url", self._url, "--slots", "2", *options)
+        self._running.append(process := Process(*command, env=environment))
+        return process
+
+    def close(self) -> None:
+        for process in self._running:
+            process.close()
+
+
+@pytest.fixture
+async def workers(coordinator: Coordinator, tmp_path: Path) -> AsyncGenerator[Workers]:
+    workers = Workers(tmp_path, coordinator.url)
+    yield workers
+    await asyncio.to_thread(workers.close)
+
+
+def one(key: LeaseKey, code: str) -> Assign:
+    return Assign([assignment(key, spec(code))])
+
+
+async def test_the_prompt_comes_after_the_welcome_and_its_end_means_quit(
+    coordinator: Coordinator, workers: Workers
+) -> None:
+    asked = asyncio.Event()
+    may_answer = asyncio.Event()
+
+    async def later(hello: Hello) -> None:
+        asked.set()
+        await may_answer.wait()
+
+    coordinator.before_greeting = later
+    worker = workers.start("--user", "alice")
+    await asked.wait()
+    assert worker.stdout == ""
+    may_answer.set()
+    await asyncio.to_thread(worker.wait_for, "^alice> $")
+    worker.send("status\n")
+    await asyncio.to_thread(worker.wait_for, "connected to")
+    worker.close_input()
+    assert await asyncio.to_thread(worker.wait) == 0
+
+
+async def test_an_input_that_is_empty_from_the_start_is_no_prompt(
+    coordinator: Coordinator, workers: Workers
+) -> None:
+    worker = workers.start("--user", "alice")
+    worker.close_input()
+    connection = await coordinator.next()
+    key = new_key()
+    await connection.say(one(key, "print(1)"))
+    await connection.take(Finished)
+    await connection.say(ack(key))
+    worker.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(worker.wait) == 0
+    assert worker.stdout == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_hands_over_and_ends_within_ten_seconds(
+    coordinator: Coordinator, workers: Workers, number: signal.Signals
+) -> None:
+    worker = workers.start("--no-cli")
+    connection = await coordinator.next()
+    stubborn = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SLOW}"
+    await connection.say(one(new_key(), stubborn))
+    await connection.take(Log)
+    worker.send_signal(number)
+    async with asyncio.timeout(1):
+        await connection.take(Leaving)
+    assert await asyncio.to_thread(worker.wait, 10) == 0
+
+
+async def test_a_second_signal_ends_at_once_and_leaves_no_program(
+    coordinator: Coordinator, workers: Workers
+) -> None:
+    worker = workers.start("--no-cli")
+    connection = await coordinator.next()
+    stubborn = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SLOW}"
+    await connection.say(one(new_key(), stubborn))
+    await connection.take(Log)
+    children = psutil.Process(worker.pid).children(recursive=True)
+    worker.send_signal(signal.SIGTERM)
+    await connection.take(Leaving)
+    worker.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(worker.wait, 2) == -signal.SIGTERM
+    await asyncio.to_thread(psutil.wait_procs, children, 5)
+    assert not [child for child in children if is_alive(child.pid)]
+
+
+async def test_kill_9_loses_the_running_and_keeps_the_finished(
+    coordinator: Coordinator, workers: Workers
+) -> None:
+    worker = workers.start("--no-cli")
+    connection = await coordinator.next()
+    over, lost = new_key(), new_key()
+    await connection.say(one(over, "print('kept')"))
+    await connection.take(Finished)
+    await connection.say(one(lost, SLOW))
+    await connection.take(Log)
+    children = psutil.Process(worker.pid).children(recursive=True)
+    worker.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(psutil.wait_procs, children, 5)
+    assert not [child for child in children if is_alive(child.pid)]
+
+    coordinator.greet = lambda hello: welcome(
+        keep=[kept(LeaseKey.of(ref), 0) for ref in hello.unacknowledged]
+    )
+    workers.start("--no-cli")
+    again = await coordinator.next()
+    hello = coordinator.hellos[-1]
+    assert hello.running == []
+    assert [LeaseKey.of(ref) for ref in hello.unacknowledged] == [over]
+    assert (await again.take(Log)).data == b"kept\n"
+    assert LeaseKey.of(await again.take(Finished)) == over
+    assert not any(isinstance(frame, Started) for frame in again.heard)
+
+
+async def test_an_idle_worker_is_small(coordinator: Coordinator, workers: Workers) -> None:
+    worker = workers.start("--no-cli")
+    connection = await coordinator.next()
+    for _ in range(20):
+        key = new_key()
+        await connection.say(one(key, "print(1)"))
+        await connection.take(Finished)
+        await connection.say(ack(key))
+    assert psutil.Process(worker.pid).memory_info().rss < RSS_MB_MAX * 1_000_000
+
+
+def test_a_second_worker_on_a_state_folder_is_told_the_flag(tmp_path: Path) -> None:
+    from gridx.worker.identity import StateDir
+
+    state = StateDir(tmp_path / "state")
+    environment = clean_environment(tmp_path, GRIDX_TOKEN="user-token")
+    command = ("gridx", "worker", "--no-cli", "--state-dir", str(state.path))
+    with running(*command, env=environment) as worker:
+        assert worker.wait() == 1
+        assert "--state-dir" in worker.stderr
+    state.close()
+
+
+def test_nobody_to_be_reached_ends_within_ten_seconds(tmp_path: Path) -> None:
+    environment = clean_environment(tmp_path, GRIDX_TOKEN="user-token")
+    with running("gridx", "worker", "--url", "http://127.0.0.1:1", env=environment) as worker:
+        assert worker.wait(10) == 1
+        assert "No coordinator can be reached" in worker.stderr.splitlines()[-1]
+        assert worker.stdout == "", "no prompt before the welcome"
