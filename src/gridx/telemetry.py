@@ -8,7 +8,7 @@ bound with `bound`, so that every line inside carries them. Code, output and sec
 import logging
 import sys
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO, cast
 
 import structlog
 
@@ -21,7 +21,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 def get_logger(name: str) -> "FilteringBoundLogger":
     """The structured logger of the module called `name`."""
-    return structlog.stdlib.get_logger(name)
+    return cast("FilteringBoundLogger", structlog.stdlib.get_logger(name))
 
 
 def bound(**ids: str | int) -> AbstractContextManager[object]:
@@ -62,6 +62,8 @@ def configure_logging(
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
         cache_logger_on_first_use=False,
     )

@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace as changed
 
 from gridx.domain.attempt import AttemptStatus, Reason
 from gridx.domain.errors import InvalidInput
@@ -142,7 +143,7 @@ def test_nothing_runs_longer_than_its_hold_pays(spec: JobSpec, tariff: Tariff) -
 
 @given(specs)
 def test_a_job_without_a_cap_gets_the_time_it_asked_for_or_a_full_hold(spec: JobSpec) -> None:
-    spec = replace(spec, max_cost=None)
+    spec = changed(spec, max_cost=None)
     terms = terms_or_none(spec, TARIFF)
     assume(terms is not None)
     assert terms is not None

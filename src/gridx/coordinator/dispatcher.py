@@ -8,8 +8,8 @@ skipping through the index. The cost of a job does not depend on how many wait b
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gridx.bus.base import QUEUES, Bus
@@ -35,8 +35,7 @@ ROUND_MAX = 512
 HALF_LIFE_S = 3_600.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Claimed:
+class _Claimed(Struct, frozen=True):
     """A job that was claimed from a queue for a worker."""
 
     queue: tuple[str, str]

@@ -6,8 +6,9 @@ only by what comes back here, after the commit; the same end twice is acknowledg
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from gridx.clock import Clock
 from gridx.coordinator.attempts import Changes, Outcome, acceptable
@@ -21,8 +22,7 @@ _log = get_logger(__name__)
 SECOND_US = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseKey:
+class LeaseKey(Struct, frozen=True):
     """Which attempt of which job, under which lease."""
 
     job_id: str
@@ -30,16 +30,14 @@ class LeaseKey:
     lease: str
 
 
-@dataclass(frozen=True, slots=True)
-class StartedReport:
+class StartedReport(Struct, frozen=True):
     """The attempt's program runs."""
 
     key: LeaseKey
     sandbox: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class LogReport:
+class LogReport(Struct, frozen=True):
     """The `number`-th piece of what the attempt wrote."""
 
     key: LeaseKey
@@ -48,8 +46,7 @@ class LogReport:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedReport:
+class FinishedReport(Struct, frozen=True):
     """The attempt ended, with what it used in seconds and mebibytes."""
 
     key: LeaseKey
@@ -64,16 +61,14 @@ class FinishedReport:
 LeaseReport = StartedReport | LogReport | FinishedReport
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseOrder:
+class LeaseOrder(Struct, frozen=True):
     """What a worker is to do about one lease."""
 
     kind: Literal["ack", "drop", "take_back", "cancel"]
     key: LeaseKey
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """A report, when it came (microseconds since the epoch), and how long after its attempt was
     sent (seconds; None when another coordinator sent it).
     """
@@ -83,14 +78,12 @@ class Observed:
     since_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(Struct, frozen=True):
     worker_id: str
     reports: tuple[Observed, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(Struct, frozen=True):
     orders: tuple[LeaseOrder, ...]
     outcome: Outcome | None
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from msgspec import Struct
+
 from gridx.clock import MICROSECONDS, Clock
 from gridx.coordinator.recorder import (
     FinishedReport,
@@ -90,8 +92,7 @@ class KeptLease:
     log_frames: int
 
 
-@dataclass(frozen=True, slots=True)
-class AssignedAttempt:
+class AssignedAttempt(Struct, frozen=True):
     """One attempt to run, with its limit in microseconds."""
 
     key: LeaseKey
@@ -100,8 +101,7 @@ class AssignedAttempt:
     traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class AssignOrder:
+class AssignOrder(Struct, frozen=True):
     """Run these."""
 
     attempts: tuple[AssignedAttempt, ...]
@@ -126,8 +126,7 @@ class DisconnectOrder:
 Order = AssignOrder | LeaseOrder | ControlOrder | DisconnectOrder
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(Struct, frozen=True):
     """An attempt placed on a worker: what it takes, who pays how much a second, since when."""
 
     key: LeaseKey

@@ -4,7 +4,6 @@
 `succeeded` or `failed` while its job is queued and no newer attempt exists.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from msgspec import Struct
@@ -59,8 +58,7 @@ REPORTABLE = OWN_DOING | {Reason.SANDBOX_ERROR, Reason.CANCELLED}
 """What a worker may give as the reason of an attempt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What an attempt used, as its worker reports it."""
 
     wall_s: float = 0.0
@@ -68,8 +66,7 @@ class Usage:
     peak_memory_mb: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """How an attempt ended: its final status with the reason and the exit code, where it has them."""
 
     status: AttemptStatus

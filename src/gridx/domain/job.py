@@ -6,7 +6,6 @@ tried again.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 from msgspec import Struct
@@ -35,8 +34,7 @@ class JobStatus(StrEnum):
 FINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What one attempt may take: seconds, bytes kept of each stream, processes."""
 
     timeout_s: float = 60.0
@@ -44,8 +42,7 @@ class Limits:
     processes: int = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """What was fixed when a job was submitted.
 
     `price_per_second`, `min_cost` and `hold` in micro-credits, `reward_ppm` the owner's share in
@@ -59,8 +56,7 @@ class Terms:
     limit_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class JobSpec:
+class JobSpec(Struct, frozen=True):
     """What a submitter asked for, checked and with every default filled in.
 
     `code` is run by the interpreter of `language`; `command` (one shell line, or the words of a
@@ -71,21 +67,20 @@ class JobSpec:
     language: str = "python"
     command: str | tuple[str, ...] | None = None
     args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    env: Mapping[str, str] = {}
     stdin: str = ""
     name: str | None = None
     tags: tuple[str, ...] = ()
     resources: Resources = Resources()
     limits: Limits = Limits()
-    require: Mapping[str, str] = field(default_factory=dict[str, str])
+    require: Mapping[str, str] = {}
     priority: int = 0
     max_attempts: int = 3
     retry_on_failure: bool = False
     max_cost: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """A job as the grid keeps it, without its attempts and its output.
 
     Times in microseconds since the epoch, money in micro-credits; `spec` lacks the texts (code,
@@ -152,16 +147,14 @@ class JobState(Struct, frozen=True):
         return self.status is JobStatus.QUEUED and self.lease is None
 
 
-@dataclass(frozen=True, slots=True)
-class Next:
+class Next(Struct, frozen=True):
     """Where a job goes: a status, with a reason when it failed."""
 
     status: JobStatus
     reason: Reason | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RetryRule:
+class RetryRule(Struct, frozen=True):
     """What decides whether a job is tried again.
 
     `attempts_counted` is how many attempts, the one that just ended included, count to

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from msgspec import Struct
+
 from gridx.domain.errors import InsufficientCredits
 from gridx.domain.money import format_credits
 
@@ -47,8 +49,7 @@ def is_grids(account: str) -> bool:
     return account in (MINT, FEES)
 
 
-@dataclass(frozen=True, slots=True)
-class Movement:
+class Movement(Struct, frozen=True):
     """`amount` micro-credits from one account to another."""
 
     transfer_id: str
@@ -106,8 +107,7 @@ class Verification:
         return not self.differences
 
 
-@dataclass(frozen=True, slots=True)
-class Posting:
+class Posting(Struct, frozen=True):
     """A movement with what its two accounts hold after it (None for the grid's own)."""
 
     movement: Movement

@@ -6,15 +6,15 @@ for placing and form a queue. `shape_key` names it in the store.
 
 import hashlib
 import json
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gridx.domain.job import JobSpec
 from gridx.domain.resources import Resources
 from gridx.domain.worker import Capabilities
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Struct, frozen=True):
     """What a job needs of a worker; `require` is sorted pairs."""
 
     resources: Resources

@@ -10,6 +10,8 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 
+from msgspec import Struct
+
 from gridx.domain.attempt import OWN_DOING, AttemptStatus, Reason
 from gridx.domain.errors import Detail, InvalidInput
 from gridx.domain.job import JobSpec, JobStatus, Terms
@@ -104,8 +106,7 @@ def ended_by_itself(status: AttemptStatus, reason: Reason | None) -> bool:
     return status in (AttemptStatus.SUCCEEDED, AttemptStatus.CANCELLED) or reason in OWN_DOING
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
+class Bill(Struct, frozen=True):
     """One attempt that ended by the job's own doing: whose worker it was and what is billed of it."""
 
     owner: str
@@ -113,8 +114,7 @@ class Bill:
     billed_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Struct, frozen=True):
     """How a hold is resolved: cost + released = hold, and the rewards + fee = cost."""
 
     cost: int

@@ -1,11 +1,11 @@
 """What a job takes and a worker offers: CPUs, memory, GPUs, disk."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(Struct, frozen=True):
     """Amounts of each resource; `cpus` counts to a thousandth, the rest is whole."""
 
     cpus: float = 1.0

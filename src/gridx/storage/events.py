@@ -5,8 +5,8 @@ number 7 will never find a 6 that was not there before.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from gridx.domain.attempt import Reason
@@ -15,8 +15,7 @@ from gridx.storage.dialect import ManyRows
 from gridx.storage.tables import events, users
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
+class Happening(Struct, frozen=True):
     """A change of a job's state, before it is numbered."""
 
     user_id: str
@@ -28,8 +27,7 @@ class Happening:
     cancel_requested: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class JobEvent:
+class JobEvent(Struct, frozen=True):
     """A change of a job's state; `number` orders the events of one user."""
 
     number: int

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
 
 from gridx.domain.attempt import Reason
@@ -49,8 +50,7 @@ _decode_texts = msgspec.json.Decoder(_Texts).decode
 _decode_spec = msgspec.json.Decoder(_Spec).decode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
+class NewJob(Struct, frozen=True, kw_only=True):
     """A job to be stored, on the terms it was submitted under."""
 
     job_id: str

@@ -1,7 +1,8 @@
 """The schema at a glance: every table of a grid, for SQLite and PostgreSQL alike.
 
 Times (`*_at`) are microseconds since the Unix epoch, money is micro-credits, durations end in `_us`;
-structured values that no query looks into are JSON text. `waiting` and `live` repeat what the status
+structured values that no query looks into are JSON text. On SQLite, tables whose key is not one
+number and whose rows are small are kept in the order of their key (no row id, one tree less). `waiting` and `live` repeat what the status
 says so that the indexes of the queue and of the leases hold only rows that matter. Rows refer to
 each other by number or id without foreign keys: each is written in the transaction of its parent,
 and a check of the parent's lock a row would cost more than all else on the hot paths.
@@ -129,6 +130,7 @@ balances = Table(
     Column("account", String(80), primary_key=True),
     Column("amount", BigInteger, nullable=False),
     CheckConstraint("amount >= 0", name="not_below_zero"),
+    sqlite_with_rowid=False,
 )
 """Users' accounts; the grid's own are summed from `transfers`."""
 
@@ -157,7 +159,7 @@ transfers = Table(
 jobs = Table(
     "jobs",
     metadata,
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Number, primary_key=True, autoincrement=False),
     Column("job_id", Id, nullable=False, unique=True),
     Column("user_id", UserId, nullable=False),
     Column("status", Word, nullable=False),
@@ -205,7 +207,7 @@ jobs = Table(
 job_texts = Table(
     "job_texts",
     metadata,
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Number, primary_key=True, autoincrement=False),
     Column("texts", Text, nullable=False),
 )
 """Code, command, arguments, environment and input: apart, so that a job's row stays small."""
@@ -216,6 +218,7 @@ job_tags = Table(
     Column("user_id", UserId, primary_key=True),
     Column("tag", String(64), primary_key=True),
     Column("number", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
 )
 
 attempts = Table(
@@ -241,6 +244,7 @@ attempts = Table(
     Column("billed_us", BigInteger, nullable=False),
     Index("ix_attempts_worker_id", "worker_id", sqlite_where=text("live"),
           postgresql_where=text("live")),
+    sqlite_with_rowid=False,
 )  # fmt: skip
 
 output = Table(
@@ -267,6 +271,7 @@ events = Table(
     Column("attempt", Integer),
     Column("cancel_requested", Boolean, nullable=False),
     Index("ix_events_job_id_number", "job_id", "number"),
+    sqlite_with_rowid=False,
 )
 
 # ------------------------------------------------------------------ workers

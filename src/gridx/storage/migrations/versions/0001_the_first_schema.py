@@ -169,6 +169,7 @@ def _money() -> None:
         sa.Column("amount", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("amount >= 0", name=op.f("ck_balances_not_below_zero")),
         sa.PrimaryKeyConstraint("account", name=op.f("pk_balances")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "transfers",
@@ -193,7 +194,12 @@ def _money() -> None:
 def _jobs() -> None:
     op.create_table(
         "jobs",
-        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column(
+            "number",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
         sa.Column("job_id", sa.String(length=36), nullable=False),
         sa.Column("user_id", sa.String(length=64), nullable=False),
         sa.Column("status", sa.String(length=32), nullable=False),
@@ -267,7 +273,12 @@ def _jobs() -> None:
 def _parts_of_jobs() -> None:
     op.create_table(
         "job_texts",
-        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column(
+            "number",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
         sa.Column("texts", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_job_texts")),
     )
@@ -277,6 +288,7 @@ def _parts_of_jobs() -> None:
         sa.Column("tag", sa.String(length=64), nullable=False),
         sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.PrimaryKeyConstraint("user_id", "tag", "number", name=op.f("pk_job_tags")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "events",
@@ -289,6 +301,7 @@ def _parts_of_jobs() -> None:
         sa.Column("attempt", sa.Integer(), nullable=True),
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("user_id", "number", name=op.f("pk_events")),
+        sqlite_with_rowid=False,
     )
     op.create_index("ix_events_job_id_number", "events", ["job_id", "number"], unique=False)
 
@@ -316,6 +329,7 @@ def _attempts() -> None:
         sa.Column("billed_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("job_number", "number", name=op.f("pk_attempts")),
         sa.UniqueConstraint("lease", name=op.f("uq_attempts_lease")),
+        sqlite_with_rowid=False,
     )
     op.create_index(
         "ix_attempts_worker_id",
