@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
 AS_USER = [sys.executable, str(HERE / "ordinary_user.py")] if os.geteuid() == 0 else []
-SUITES = ("test_running.py", "test_limits.py", "without_groups.py")
-NEEDS_GROUPS = "not (processes or cpu_quota)"
+SUITES = ("test_running.py", "test_limits.py", "without_groups.py", "../hostile")
+COUNTED = "not (test_processes or exactly_as_many_processes or cpu_quota)"
 
 
 async def test_the_suite_as_an_ordinary_user() -> None:

@@ -53,7 +53,12 @@ def descendants(pid: int) -> set[int]:
 
 def own_groups() -> list[Path]:
     """The control groups of workers that stand on this machine."""
-    return [each for each in _GROUPS.rglob(f"{groups.NAME_PREFIX}*-*-*") if each.is_dir()]
+    found: list[Path] = []
+    for folder, names, _ in os.walk(_GROUPS):
+        ours = [name for name in names if name.startswith(groups.NAME_PREFIX)]
+        found += [Path(folder) / name for name in ours if name.count("-") == 3]
+        names[:] = [name for name in names if name not in ours]
+    return found
 
 
 def _is_ours(group: Path) -> bool:

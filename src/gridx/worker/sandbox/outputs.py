@@ -27,6 +27,7 @@ class Outputs:
         for stream in Stream:
             reader, writer = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(reader, False)
+            os.fchmod(writer, 0o666)  # so that the job, another user, may open /dev/stdout
             self._readers[stream] = reader
             self._writers.append(writer)
             self._loop.add_reader(reader, self._read, stream)

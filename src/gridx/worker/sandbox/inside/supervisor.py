@@ -48,11 +48,12 @@ def _attempt(worker: socket.socket, setup: Setup) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     uid = FIRST_JOB_UID + setup.slot % JOB_UIDS if setup.mapped else os.getuid()
+    # Made before the world is, so that the job's network does not list it.
+    own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     disk = _make_world(uid, setup.mapped)
     reaper = os.fork()
     if reaper == 0:
         _be_child(lambda: _reap(uid))
-    own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
         _be_child(lambda: job.main(theirs, uid, setup))

@@ -1,0 +1,91 @@
+"""What a hostile program is, and the few words in which most of them are written."""
+
+from dataclasses import dataclass, field
+
+from gridx.domain.attempt import Reason
+from gridx.worker.sandbox.base import Limits
+
+REFUSED = b"refused\n"
+SMALL = Limits(timeout_s=10.0, memory_mb=100, disk_mb=20, processes=24, output_bytes=100_000)
+
+PRELUDE = """
+import ctypes, errno, os, platform, socket, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+X86 = platform.machine() == 'x86_64'
+
+def refused(what, *args):
+    try:
+        result = what(*args)
+    except OSError:
+        print('refused')
+    else:
+        print('HARM', result)
+
+def call(x86, arm, *args):
+    number = x86 if X86 else arm
+    if number is None:
+        raise OSError
+    ctypes.set_errno(0)
+    if libc.syscall(number, *args) < 0:
+        number = ctypes.get_errno()
+        if number not in (errno.EPERM, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
+            raise ValueError(errno.errorcode[number])
+        raise OSError(number, '')
+    return 'it was allowed'
+
+def read(path):
+    with open(path, 'rb') as file:
+        return file.read(100)
+
+def seen(path):
+    content = read(path)
+    if not content:
+        raise OSError('it is empty')
+    return content
+
+def write(path, data=b'1'):
+    with open(path, 'r+b', buffering=0) as file:
+        file.write(data)
+"""
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A program with the exact end it must come to; `says` is all of its stdout, if that matters.
+
+    `ends` holds every (exit code, reason) that may come of it: most have one, races have two.
+    """
+
+    name: str
+    code: str
+    language: str = "python"
+    ends: tuple[tuple[int | None, Reason | None], ...] = ((0, None),)
+    says: bytes | None = REFUSED
+    limits: Limits = SMALL
+    needs_groups: bool = False
+    args: tuple[str, ...] = field(default=())
+
+
+def tries(name: str, attempt: str) -> Hostile:
+    """A Python program whose one attempt must be refused."""
+    return Hostile(name, f"{PRELUDE}\nrefused(lambda: {attempt})")
+
+
+def shell(name: str, code: str, says: bytes | None = REFUSED) -> Hostile:
+    return Hostile(name, code, "bash", says=says)
+
+
+def limited(
+    name: str,
+    code: str,
+    reason: Reason,
+    *,
+    exit_code: int | None = None,
+    language: str = "python",
+    limits: Limits = SMALL,
+    needs_groups: bool = False,
+) -> Hostile:
+    """A program that must be ended by, or fail at, one limit."""
+    return Hostile(
+        name, code, language, ((exit_code, reason),), None, limits, needs_groups=needs_groups
+    )
