@@ -6,7 +6,7 @@ skip what is in use. After its own start, and after the wall clock jumped, a rea
 time before it trusts what the database says about silence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gridx.clock import MICROSECONDS, Clock
 from gridx.coordinator.attempts import Changes, Outcome
@@ -47,7 +47,7 @@ class Reaper:
         self._committed = committed
         self._trusted_from_s = clock.monotonic() + policy.lease_s
         self._offset_s = self._offset()
-        self._forgot_s = clock.monotonic()
+        self._forgot_s = self._reconciled_s = clock.monotonic()
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -67,6 +67,7 @@ class Reaper:
         await self._renew()
         if self._clock.monotonic() >= self._trusted_from_s:
             await self._until_done(self._reap)
+            await self._reconcile()
         await self._until_done(self._expire)
         if self._clock.monotonic() - self._forgot_s >= _FORGET_EVERY_S:
             self._forgot_s = self._clock.monotonic()
@@ -118,17 +119,44 @@ class Reaper:
             if worker_id not in self._sessions
         ]
         workers.end_silent_sessions(connection, before)
-        changes = Changes(connection, self._clock.now(), self._clock.new_id)
         if not holders:
-            return False, changes.save()
+            return False, Outcome()
         leases: list[str] = []
         for worker in workers.lock_silent(connection, holders, before):
             leases += attempts.live_leases_of_worker(connection, worker.worker_id)
         more = len(leases) > _BATCH
-        for job, attempt in attempts.lock_by_leases(connection, leases[:_BATCH]).values():
+        return more, self._lose(connection, leases[:_BATCH])
+
+    async def _reconcile(self) -> None:
+        """Attempts of workers connected here that no session knows were never sent: they are lost.
+
+        So it is with a claim whose commit was confirmed to nobody, because the store went away.
+        """
+        now_s = self._clock.monotonic()
+        if now_s - self._reconciled_s < self._policy.lease_s:
+            return
+        self._reconciled_s = now_s
+        before = self._clock.now() - round(self._policy.lease_s * MICROSECONDS)
+        connected = list(self._sessions)
+        found = await self._database.read(
+            lambda connection: attempts.leases_assigned_before(connection, connected, before)
+        )
+        unknown = [
+            lease
+            for worker_id, lease in found
+            if (session := self._sessions.get(worker_id)) is not None and lease not in session.live
+        ]
+        if unknown:
+            self._committed(
+                await self._database.write(lambda connection: self._lose(connection, unknown))
+            )
+
+    def _lose(self, connection: Connection, leases: Sequence[str]) -> Outcome:
+        changes = Changes(connection, self._clock.now(), self._clock.new_id)
+        for job, attempt in attempts.lock_by_leases(connection, leases).values():
             if attempt.status.live and job.lease == attempt.lease:
                 changes.lose(job, attempt)
-        return more, changes.save()
+        return changes.save()
 
     def _expire(self, connection: Connection) -> tuple[bool, Outcome]:
         """Jobs that waited longer than the grid allows are failed, uncharged."""

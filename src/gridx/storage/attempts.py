@@ -126,6 +126,20 @@ def live_leases_of_worker(connection: Connection, worker_id: str) -> list[str]:
     )
 
 
+def leases_assigned_before(
+    connection: Connection, worker_ids: Collection[str], before: int
+) -> list[tuple[str, str]]:
+    """Live leases of these workers, as (worker, lease), that were assigned before this time."""
+    rows = connection.execute(
+        select(attempts.c.worker_id, attempts.c.lease).where(
+            text("attempts.live"),
+            attempts.c.worker_id.in_(worker_ids),
+            attempts.c.assigned_at < before,
+        )
+    )
+    return [(row.worker_id, row.lease) for row in rows]
+
+
 def workers_with_leases(connection: Connection) -> list[str]:
     """Workers that hold a lease."""
     query = select(attempts.c.worker_id).where(text("attempts.live")).distinct()
