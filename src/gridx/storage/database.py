@@ -38,6 +38,7 @@ _log = get_logger(__name__)
 _CONTENTION_TRIES = 5
 
 AWAY = "The grid's database cannot be reached right now; try again shortly"
+CLOSED = "This coordinator stops; try again at another one, or shortly"
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +75,7 @@ class Database:
         self._engine: Engine | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
 
     @property
     def engine(self) -> Engine:
@@ -93,9 +95,10 @@ class Database:
             self._threads.append(thread)
 
     async def close(self) -> None:
-        """Finish what was handed over, then close every connection."""
-        if self._pool is None:
+        """Finish what was handed over, then close every connection; what comes now is refused."""
+        if self._pool is None or self._closed:
             return
+        self._closed = True
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
@@ -103,7 +106,6 @@ class Database:
         await asyncio.to_thread(self._pool.shutdown)
         self.engine.dispose()
         self._threads.clear()
-        self._pool = None
 
     async def read(self, operation: Callable[[Connection], T]) -> T:
         """Run `operation` in a read-only transaction of its own.
@@ -111,6 +113,8 @@ class Database:
         Raises `Unavailable` while the database cannot be reached.
         """
         assert self._pool is not None and self._loop is not None, "the database is not open"
+        if self._closed:
+            raise Unavailable(CLOSED)
         return await self._loop.run_in_executor(self._pool, self._read, operation)
 
     def _read(self, operation: Callable[[Connection], T]) -> T:
@@ -139,7 +143,9 @@ class Database:
         return await self._submit(operation, item, each=True)
 
     async def _submit(self, operation: Callable[..., Any], item: Any, *, each: bool) -> Any:
-        assert self._loop is not None and self._threads, "the database is not open"
+        assert self._loop is not None, "the database is not open"
+        if self._closed:  # no writer takes it any more, and nobody would answer
+            raise Unavailable(CLOSED)
         waiting: _Waiting[Any] = _Waiting(operation, item, each, self._loop.create_future())
         self._queue.put(waiting)
         return await waiting.answer
