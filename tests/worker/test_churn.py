@@ -9,86 +9,17 @@ import asyncio
 from pathlib import Path
 
 import psutil
+import pytest
 
-from gridx.clock import SystemClock
-from gridx.domain.errors import GridError
 from gridx.protocol.frames import Assign, Finished, FromWorker, Heartbeat
-from gridx.tasks import Tasks
-from gridx.worker.connection import Address, Dialer, trust
-from gridx.worker.engine import Engine
-from gridx.worker.events import Accepted, LeaseKey, LeaveAsked
-from gridx.worker.sandbox.base import Emit, Limits, Outcome, Program, Report, Stream
-from gridx.worker.session import Session
-from gridx.worker.spool import Spool
+from gridx.worker.events import LeaseKey
 from tests.worker.coordinator import Connection, Coordinator
-from tests.worker.frames import ack, assignment, kept, new_key, profile, spec, welcome
+from tests.worker.frames import ack, assignment, kept, new_key, spec, welcome
+from tests.worker.rig import Rig
 
 JOBS = 10_000
 RECONNECTS = 1_000
 BATCH = 100
-
-
-class FastClock(SystemClock):
-    """A thousand times the pace of the machine's."""
-
-    async def sleep(self, seconds: float) -> None:
-        await super().sleep(seconds / 1000)
-
-
-class Instant:
-    """Ends every program at once, with a line of output."""
-
-    name = "bubblewrap"
-
-    async def probe(self) -> Report:
-        return Report(self.name, works=True)
-
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def run(
-        self,
-        attempt_id: str,
-        program: Program,
-        limits: Limits,
-        emit: Emit,
-        cancel: asyncio.Event,
-    ) -> Outcome:
-        emit(Stream.STDOUT, b"1\n")
-        return Outcome(0, None)
-
-
-class Rig:
-    """An engine that stays connected to `coordinator`, as the agent keeps it."""
-
-    def __init__(self, coordinator: Coordinator, folder: Path) -> None:
-        self.spool = Spool(folder)
-        self.dialer = Dialer([Address.parse(coordinator.url)], "t", trust(None), FastClock())
-        self.engine = Engine(
-            Session(profile(), self.spool.open()),
-            Instant(),
-            self.spool,
-            SystemClock(),
-            accepted=self._accepted,
-            tell=lambda text: None,
-        )
-        self.tasks = Tasks()
-        self.tasks.start("connection", self._stay())
-
-    def _accepted(self, news: Accepted) -> None:
-        self.dialer.accepted()
-
-    async def _stay(self) -> GridError:
-        while True:
-            _, socket = await self.dialer.dial()
-            self.dialer.lost(await self.engine.serve(socket))
-
-    async def close(self) -> None:
-        self.engine.handle(LeaveAsked())
-        await self.tasks.close()
-        await self.engine.close()
-        self.spool.close()
 
 
 class Counts:
@@ -109,6 +40,7 @@ async def settled(connection: Connection) -> Counts:
     return Counts()
 
 
+@pytest.mark.timeout(300)
 async def test_nothing_grows(coordinator: Coordinator, tmp_path: Path) -> None:
     ended: set[LeaseKey] = set()
 

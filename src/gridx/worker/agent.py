@@ -164,6 +164,10 @@ class Agent:
         self, state: StateDir, identity: Identity | None, sandbox: Sandbox, dialer: Dialer
     ) -> None:
         spool = Spool(state.spool)
+        try:
+            results = spool.open()
+        except OSError as error:
+            raise InvalidInput(f"The spool {spool.folder} cannot be used: {error}") from None
         profile = Profile(
             self._options.name or socket.gethostname() or "worker",
             __version__,
@@ -172,7 +176,7 @@ class Agent:
             identity.worker_id if identity else None,
         )
         engine = Engine(
-            Session(profile, spool.open()),
+            Session(profile, results),
             sandbox,
             spool,
             self._clock,
@@ -248,7 +252,10 @@ class Agent:
         owner = self._options.user_id or (known.user_id if known else None)
         identity = Identity(news.worker_id, token, owner)
         if identity != known:
-            state.save(identity)
+            try:
+                state.save(identity)
+            except OSError as error:
+                _log.error("identity_not_saved", why=error.strerror)
         dialer.token = token
         dialer.accepted()
         assert self._at is not None

@@ -159,7 +159,7 @@ class Engine:
 
     def _cannot_keep(self, key: LeaseKey, error: OSError) -> None:
         """The disk is full or broken: this attempt is to run elsewhere, and no other starts."""
-        _log.error("spool_failed", job_id=key.job_id, attempt=key.attempt, why=error.strerror)
+        _log.error("spool_failed", job=key.job_id, attempt=key.attempt, why=error.strerror)
         self._unkept.add(key)
         if key in self._cancels:
             self._cancels[key].set()
@@ -169,7 +169,7 @@ class Engine:
         try:
             self._spool.forget(key)
         except OSError as error:
-            _log.error("spool_failed", job_id=key.job_id, attempt=key.attempt, why=error.strerror)
+            _log.error("spool_failed", job=key.job_id, attempt=key.attempt, why=error.strerror)
 
     # ------------------------------------------------------------------------------- programs
 
@@ -179,13 +179,16 @@ class Engine:
         self._tasks.start(f"attempt {key.job_id}", self._attempt(key, assignment, cancel))
 
     async def _attempt(self, key: LeaseKey, assignment: Assignment, cancel: asyncio.Event) -> None:
-        with bound(job_id=key.job_id, attempt=key.attempt):
+        worker = self.session.worker_id or ""
+        with bound(worker=worker, job=key.job_id, attempt=key.attempt):
+            _log.debug("attempt_started")
             finished = await execute(
                 self._sandbox,
                 assignment,
                 lambda stream, data: self.handle(Output(key, stream, data)),
                 cancel,
             )
+            _log.debug("attempt_ended", reason=finished.reason, wall_s=finished.usage.wall_s)
         del self._cancels[key]
         if key in self._unkept:
             self._unkept.discard(key)

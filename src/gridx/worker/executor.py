@@ -43,11 +43,10 @@ async def execute(
                 assignment.lease, _program(spec), _limits(spec), gather.take, cancel
             )
     except TimeoutError:
-        _log.error("attempt_stuck", job_id=assignment.job_id, attempt=assignment.attempt)
+        _log.error("attempt_stuck", limit_s=spec.timeout_s)
         outcome = Outcome(None, Reason.SANDBOX_ERROR, detail="The sandbox did not end in time.")
     except Exception as error:  # noqa: BLE001  (a bug in one attempt is not the others')
-        ids = {"job_id": assignment.job_id, "attempt": assignment.attempt}
-        _log.error("attempt_failed", exc_info=error, **ids)
+        _log.error("attempt_failed", exc_info=error)
         outcome = Outcome(None, Reason.SANDBOX_ERROR, detail="The worker failed; see its log.")
     gather.close()
     return finished(LeaseKey.of(assignment), outcome)

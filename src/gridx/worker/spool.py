@@ -112,9 +112,11 @@ class Spool:
 
     def has_room(self) -> bool:
         """Whether more attempts may be started: within the spool's bound, and the disk's."""
-        return self.size < self._bytes_max and (
-            shutil.disk_usage(self.folder).free >= DISK_FREE_BYTES_MIN
-        )
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError:
+            return False
+        return self.size < self._bytes_max and free >= DISK_FREE_BYTES_MIN
 
     def close(self) -> None:
         """Close every file; nothing is deleted."""
