@@ -23,9 +23,6 @@ _MEMORY = {
         "  with open(f'/dev/shm/{n}', 'wb') as f: f.write(b'x' * (24 << 20))\n"
         "x = b'x' * (60 << 20)\ntime.sleep(9)"
     ),
-    "memory file": (
-        "import os\nf = os.memfd_create('x')\nfor _ in range(300): os.write(f, b'x' * (1 << 20))"
-    ),
     "many children": (
         "import os, time\nfor _ in range(8):\n  if os.fork() == 0:\n"
         "    x = b'x' * (20 << 20); time.sleep(9)\ntime.sleep(9)"
@@ -78,6 +75,12 @@ _DISK_FILLERS = {
 }
 
 _OTHERS = [
+    limited(
+        "memory: memory file",
+        "import os\nf = os.memfd_create('x')\nfor _ in range(300): os.write(f, b'x' * (1 << 20))",
+        Reason.OUT_OF_MEMORY,
+        uncounted=(0, None),
+    ),
     limited(
         "a fork bomb in the shell",
         "f() { f | f & }; f; wait; sleep 9",
@@ -163,7 +166,13 @@ PROGRAMS = [
         for name, code in _KERNEL_MEMORY.items()
     ),
     *(
-        limited(f"processes: {name}", code, Reason.PROCESS_LIMIT, exit_code=1, needs_groups=True)
+        limited(
+            f"processes: {name}",
+            code,
+            Reason.PROCESS_LIMIT,
+            exit_code=1,
+            uncounted=(1, Reason.EXIT_CODE),
+        )
         for name, code in _PROCESSES.items()
     ),
     *(

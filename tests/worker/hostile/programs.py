@@ -54,6 +54,7 @@ class Hostile:
     """A program with the exact end it must come to; `says` is all of its stdout, if that matters.
 
     `ends` holds every (exit code, reason) that may come of it: most have one, races have two.
+    `uncounted` is the end on hosts without control groups, where it differs.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Hostile:
     ends: tuple[tuple[int | None, Reason | None], ...] = ((0, None),)
     says: bytes | None = REFUSED
     limits: Limits = SMALL
-    needs_groups: bool = False
+    uncounted: tuple[int | None, Reason | None] | None = None
     args: tuple[str, ...] = field(default=())
 
 
@@ -83,9 +84,7 @@ def limited(
     exit_code: int | None = None,
     language: str = "python",
     limits: Limits = SMALL,
-    needs_groups: bool = False,
+    uncounted: tuple[int | None, Reason | None] | None = None,
 ) -> Hostile:
     """A program that must be ended by, or fail at, one limit."""
-    return Hostile(
-        name, code, language, ((exit_code, reason),), None, limits, needs_groups=needs_groups
-    )
+    return Hostile(name, code, language, ((exit_code, reason),), None, limits, uncounted=uncounted)

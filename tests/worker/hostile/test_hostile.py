@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import pytest
 import pytest_asyncio
 
-from gridx.domain.attempt import Reason
 from gridx.worker.sandbox.base import Enforcement, Program
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from tests.worker.hostile import escape, exhaustion, lying, spying, staying
@@ -32,7 +31,7 @@ class Host:
     """A machine with things worth reaching, and the sandbox on it."""
 
     sandbox: Bubblewrap
-    counts_processes: bool
+    has_groups: bool
     words: dict[str, str]
 
     def program(self, hostile: Hostile) -> Program:
@@ -85,9 +84,8 @@ async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Host]
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("hostile", PROGRAMS, ids=lambda hostile: hostile.name)
 async def test_harms_nobody(host: Host, hostile: Hostile) -> None:
-    if hostile.needs_groups and not host.counts_processes:
-        # The limit holds, but this host keeps no counter that would tell its reason.
-        hostile = replace(hostile, ends=((1, Reason.EXIT_CODE),))
+    if hostile.uncounted is not None and not host.has_groups:
+        hostile = replace(hostile, ends=(hostile.uncounted,))
     program = host.program(hostile)
     async with asyncio.TaskGroup() as tasks:
         runs = [tasks.create_task(run(host.sandbox, program, hostile.limits)) for _ in range(2)]

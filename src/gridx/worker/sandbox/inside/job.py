@@ -44,7 +44,7 @@ _QUEUED_BYTES = 819_200
 def main(supervisor: socket.socket, uid: int, setup: Setup) -> None:
     """Give everything up, wait for the start, become the program; returns only without one."""
     try:
-        _prepare(supervisor, uid, setup.groups)
+        _prepare(supervisor, uid, setup)
         message, descriptors, _, _ = socket.recv_fds(supervisor, MESSAGE_BYTES_MAX, 4)
         if message:
             _become(supervisor, Start.parse(message), descriptors, setup)
@@ -52,9 +52,9 @@ def main(supervisor: socket.socket, uid: int, setup: Setup) -> None:
         supervisor.send(FAILED + repr(failure).encode()[: MESSAGE_BYTES_MAX // 2])
 
 
-def _prepare(supervisor: socket.socket, uid: int, groups: tuple[int, ...]) -> None:
+def _prepare(supervisor: socket.socket, uid: int, setup: Setup) -> None:
     os.setsid()
-    for each in groups:
+    for each in setup.groups:
         os.write(each, b"0")
     kernel.unshare(kernel.NEWCGROUP)
     _mount_proc()
@@ -63,6 +63,8 @@ def _prepare(supervisor: socket.socket, uid: int, groups: tuple[int, ...]) -> No
     for target in range(3):
         os.dup2(nothing, target)
     kernel.close_all_but(0, 1, 2, supervisor.fileno())
+    if not setup.mapped:
+        kernel.empty_bounding_set()  # a new user namespace begins with a full one
     kernel.drop_privileges(uid, dumpable=True)
     for kind, most in (
         (resource.RLIMIT_CORE, 0),
