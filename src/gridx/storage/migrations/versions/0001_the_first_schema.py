@@ -19,6 +19,7 @@ def upgrade() -> None:
     _requests()
     _money()
     _jobs()
+    _indexes_of_jobs()
     _parts_of_jobs()
     _attempts()
     _workers()
@@ -235,6 +236,9 @@ def _jobs() -> None:
         sa.PrimaryKeyConstraint("number", name=op.f("pk_jobs")),
         sa.UniqueConstraint("job_id", name=op.f("uq_jobs_job_id")),
     )
+
+
+def _indexes_of_jobs() -> None:
     op.create_index(
         "ix_jobs_batch_id",
         "jobs",
