@@ -1,5 +1,7 @@
 """What a worker's report makes of an attempt."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +9,11 @@ from hypothesis import strategies as st
 from gridx.domain.attempt import (
     OWN_DOING,
     REPORTABLE,
+    USAGE_MAX,
     AttemptStatus,
     Ending,
     Reason,
+    Usage,
     ending_of_report,
 )
 
@@ -63,6 +67,18 @@ def test_every_report_ends_an_attempt_with_a_reason_it_may_have(
     # Only a program that ended by itself has an exit code.
     by_itself = ending.status is AttemptStatus.SUCCEEDED or ending.reason is Reason.EXIT_CODE
     assert (ending.exit_code is not None) == by_itself
+
+
+@pytest.mark.parametrize(
+    ("reported", "kept"),
+    [
+        (Usage(1.5, 0.5, 20.0), Usage(1.5, 0.5, 20.0)),
+        (Usage(-1.0, -1e300, -0.5), Usage(0.0, 0.0, 0.0)),
+        (Usage(math.inf, math.nan, -math.inf), Usage(USAGE_MAX, 0.0, 0.0)),
+    ],
+)
+def test_usage_is_kept_within_reason(reported: Usage, kept: Usage) -> None:
+    assert reported.within_reason() == kept
 
 
 def test_a_worker_cannot_report_what_only_the_grid_decides() -> None:

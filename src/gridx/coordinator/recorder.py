@@ -191,7 +191,7 @@ class Recorder:
             job,
             attempt,
             ending,
-            usage=Usage(report.wall_s, report.cpu_s, report.peak_memory_mb),
+            usage=Usage(report.wall_s, report.cpu_s, report.peak_memory_mb).within_reason(),
             observed_us=round(since_s * SECOND_US),
         )
 

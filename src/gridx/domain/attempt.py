@@ -58,12 +58,21 @@ REPORTABLE = OWN_DOING | {Reason.SANDBOX_ERROR, Reason.CANCELLED}
 """What a worker may give as the reason of an attempt."""
 
 
+USAGE_MAX = 1e9
+"""More seconds or mebibytes than any attempt uses; a worker that reports more is not believed."""
+
+
 class Usage(Struct, frozen=True):
     """What an attempt used, as its worker reports it."""
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
     peak_memory_mb: float = 0.0
+
+    def within_reason(self) -> "Usage":
+        """The same with each amount from 0 to `USAGE_MAX`, also where it was not a number."""
+        amounts = (self.wall_s, self.cpu_s, self.peak_memory_mb)
+        return Usage(*(max(0.0, min(amount, USAGE_MAX)) for amount in amounts))
 
 
 class Ending(Struct, frozen=True):
