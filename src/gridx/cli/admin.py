@@ -84,7 +84,9 @@ def invite(
 
 
 def suspend(user: UserId, *, remote: Remote) -> None:
-    """End a user's logins and connections, and cancel its queued jobs."""
+    """Suspend a user.
+
+    Its logins and connections end, and its queued jobs are cancelled."""
     from gridx.client import calls
 
     with remote.client() as client:

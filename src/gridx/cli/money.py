@@ -63,7 +63,7 @@ def balance_by_default(context: typer.Context, json: Json = False, *, remote: Re
 
 
 def balance(user: Of = None, json: Json = False, *, remote: Remote) -> None:
-    """Show what there is to spend, and what is held for unfinished jobs."""
+    """Show what you can spend, and what is held."""
     with remote.client() as client:
         have = client.balance(user_of(client, user))
     if json:
@@ -140,7 +140,9 @@ def verify(
     *,
     remote: Remote,
 ) -> int:
-    """Recompute every balance and every hold; exits 1 when anything differs."""
+    """Prove that the ledger adds up.
+
+    Recomputes every balance and every hold; exits 1 when anything differs."""
     from gridx.client import calls
     from gridx.protocol.http import LedgerReportView
 

@@ -9,8 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
 from gridx.domain.errors import GridError
 
@@ -87,19 +86,16 @@ def show_json(value: object) -> None:
 
 
 def plain(value: object) -> object:
-    """`value` as JSON can say it."""
-    from pydantic import BaseModel
+    """`value` (views, structs, dataclasses, lists of them) as JSON can say it."""
+    import msgspec
 
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", by_alias=True)
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, Mapping):
-        pairs = cast("Mapping[str, object]", value).items()
-        return {str(name): plain(each) for name, each in pairs}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(each) for each in cast("Iterable[object]", value)]
-    return value
+    def dump(model: object) -> object:
+        from pydantic import BaseModel
+
+        assert isinstance(model, BaseModel), f"{type(model).__name__} is nothing to print"
+        return model.model_dump(mode="json", by_alias=True)
+
+    return msgspec.to_builtins(value, enc_hook=dump)
 
 
 def show_table(

@@ -141,7 +141,7 @@ class AsyncClient:
             if calls.is_final(view.status):
                 return view
             if left_s <= 0:
-                raise TimeoutError(f"Job {job_id} is {view.status} after {timeout_s:g} s")
+                raise TimeoutError(f"Job {job_id} is {view.status} after {timeout_s:.3g} s")
 
     async def follow_logs(self, job_id: str) -> AsyncIterator[events.LogPiece | events.LogEnd]:
         """What the job writes, as it writes it, and at last a `LogEnd`; survives a lost network."""

@@ -3,7 +3,6 @@
 `workload` says what is done, `stage` is the grid it is done on, `report` shows it.
 """
 
-import asyncio
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +67,8 @@ async def _play(folder: Path, children: "Sequence[WorkerChild]", *, keep: bool) 
     machines = " and ".join(f"{name} of {owner}" for owner, name in OWNERS.items())
     screen.say("Grid-X demo", "bold")
     screen.say(f"A coordinator and two workers, {machines}")
+    import asyncio
+
     async with stage(settings, folder, [work.user_id for work in works], children) as grid:
         count = sum(len(work.jobs) for work in works)
         screen.headline(f"{len(works)} users submit {count} jobs to {grid.url}")
@@ -79,13 +80,16 @@ async def _play(folder: Path, children: "Sequence[WorkerChild]", *, keep: bool) 
         succeeded = all(j.status == "succeeded" for jobs in outcome.jobs.values() for j in jobs)
         if keep:
             screen.headline(f"The grid goes on at {grid.url} until Ctrl-C")
-            screen.say(f"  gridx login --url {grid.url} --user admin   # password {grid.password}")
+            screen.say(f"  gridx login --url {grid.url} --user admin")
+            screen.say(f"  password: {grid.password}")
             await asyncio.Event().wait()
     return 0 if succeeded and total == 0 and outcome.ledger.ok else 1
 
 
 async def _run(grid: "Stage", works: "Sequence[Work]", screen: "Screen") -> "Outcome":
     """Submit everything, wait for everything, and ask for what is to be shown."""
+    import asyncio
+
     from gridx.cli.demo.report import Outcome
     from gridx.cli.demo.stage import OWNERS
     from gridx.client import calls

@@ -77,7 +77,7 @@ def init(
         bool, typer.Option("--migrate-only", help="Only bring the store to this version.")
     ] = False,
 ) -> None:
-    """Make the store and the first administrator, or bring a store to this version."""
+    """Make a store with its administrator, or migrate one."""
     import asyncio
 
     from gridx.cli.service import programs

@@ -1,6 +1,5 @@
 """What programs that serve have in common: their settings, their log, their loop, their end."""
 
-import asyncio
 import os
 import signal
 import sys
@@ -51,11 +50,15 @@ def run_to_end(work: Coroutine[Any, Any, int]) -> int:
 
     Gives what it returns, 0 when it was ended by a signal.
     """
+    import asyncio
+
     with asyncio.Runner(loop_factory=_fast_loop()) as runner:
         return runner.run(_cancelled_by_signals(work))
 
 
 async def _cancelled_by_signals(work: Coroutine[Any, Any, int]) -> int:
+    import asyncio
+
     task = asyncio.current_task()
     assert task is not None
     told = False
@@ -77,6 +80,8 @@ async def _cancelled_by_signals(work: Coroutine[Any, Any, int]) -> int:
 
 @contextmanager
 def _handled(end: Any) -> Generator[None]:
+    import asyncio
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)

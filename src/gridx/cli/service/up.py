@@ -1,6 +1,5 @@
 """`gridx up`: a coordinator and a worker on this machine, in one command."""
 
-import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,6 +95,8 @@ class _Grid:
 
     async def run(self, child: "WorkerChild | None") -> int:
         """Serve until cancelled, or until the worker could not start."""
+        import asyncio
+
         from gridx.clock import SystemClock
         from gridx.server.app import serving
 
