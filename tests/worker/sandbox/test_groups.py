@@ -1,0 +1,91 @@
+"""Control groups: made, counted, swept; whichever version this host has."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gridx.worker.sandbox.cgroups import groups, v1, v2
+from gridx.worker.sandbox.cgroups.groups import Allowance, Groups, MemoryMark
+from tests.worker.sandbox import traces
+
+MB = 1 << 20
+
+
+@pytest.fixture
+def own() -> Groups | None:
+    """The groups of this host; None for an ordinary user who was given none."""
+    return v2.find() or v1.find()
+
+
+def test_a_group_takes_its_bounds_and_goes(own: Groups | None) -> None:
+    if own is None:
+        assert os.geteuid() != 0
+        return
+    own.open()
+    group = own.make("attempt-1")
+    group.limit(Allowance(64 * MB, 16 * MB, 12, 0.5))
+    counters = group.counters()
+    assert (counters.oom_kills, counters.refused_forks) == (0, 0)
+    assert counters.cpu_s == 0.0
+    assert not group.memory_exceeded(lambda: 0)
+    group.close()
+    assert own.close()
+
+
+def test_what_a_dead_worker_left_is_removed(own: Groups | None) -> None:
+    if own is None:
+        assert os.geteuid() != 0
+        return
+    own.open()
+    above = [each.parent for each in traces.own_groups() if f"-{os.getpid()}-" in each.name]
+    left = [folder / "gridx-999999999-1-0" for folder in above]
+    for each in left:
+        (each / "attempt-7").mkdir(parents=True)
+    later = v2.find() or v1.find()
+    assert later is not None
+    later.open()
+    assert left
+    assert not any(each.exists() for each in left)
+    assert own.close()
+    assert later.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "abandoned"),
+    [
+        ("gridx-999999999-1-0", True),
+        (f"gridx-{os.getpid()}-1-0", True),
+        ("gridx-1-2", False),
+        ("gridx-worker", False),
+        ("system.slice", False),
+    ],
+)
+def test_whose_maker_is_gone(name: str, abandoned: bool) -> None:
+    assert groups.is_abandoned(name) is abandoned
+
+
+def test_our_own_is_not_abandoned() -> None:
+    assert not groups.is_abandoned(groups.own_name())
+    assert groups.own_name() != groups.own_name()
+
+
+def test_a_mark_moves_with_what_the_disk_explains(tmp_path: Path) -> None:
+    usage = tmp_path / "usage"
+    usage.write_text(str(90 * MB))
+    mark = MemoryMark(usage)
+    mark.limit(100 * MB)
+    assert mark.passed() is None
+    usage.write_text(str(150 * MB))
+    assert mark.passed() == 150 * MB
+    assert not mark.exceeded(150 * MB, private_bytes=60 * MB)
+    assert mark.mark_bytes == 190 * MB
+    assert mark.passed() is None
+    usage.write_text(str(220 * MB))
+    assert mark.exceeded(220 * MB, private_bytes=101 * MB)
+    mark.close()
+
+
+@pytest.mark.parametrize(("cpus", "quota"), [(0.25, 25_000), (0.001, 1_000), (10_000, None)])
+def test_a_cpu_quota(cpus: float, quota: int | None) -> None:
+    assert Allowance(1, 1, 1, cpus).cpu_quota_us == quota
