@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gridx.worker.agent import WorkerOptions, run_worker
+from gridx.worker.agent import run_worker
+from gridx.worker.options import WorkerOptions
 from tests.worker.coordinator import WAIT_S, Coordinator
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from gridx.worker.identity import StateDir
+from gridx.worker.identity import Identity, StateDir
 from tests.server.running import PASSWORD, Api, Running, running, settings_for
 from tests.support.processes import free_port
 from tests.support.proxy import proxy_to
 from tests.worker.conftest import RunningWorker, StartWorker
+from tests.worker.frames import WORKER
 
 Capture = pytest.CaptureFixture[str]
 
@@ -118,6 +119,18 @@ async def test_a_token_of_nobody(grid: Running, start_worker: StartWorker, capsy
     assert "refused this worker" in line
 
 
+async def test_a_grid_that_is_not_the_one_it_enrolled_in(
+    grid: Running, alice: Api, start_worker: StartWorker, capsys: Capture, tmp_path: Path
+) -> None:
+    state = StateDir(tmp_path / "state")
+    state.save(Identity(WORKER, "token-of-another-grid", "alice"))
+    state.close()
+    assert "enrol again" in await last_words(start_worker(grid.url), capsys)
+    start_worker(grid.url, **WITH_PASSWORD)
+    [worker] = await connected(alice)
+    assert worker["worker_id"] == WORKER
+
+
 async def test_a_suspended_owner(
     grid: Running, alice: Api, start_worker: StartWorker, capsys: Capture
 ) -> None:
@@ -208,13 +221,12 @@ def _wait_for_end(spool: Path) -> None:
 async def test_a_leaving_worker_hands_its_job_to_another(
     grid: Running, alice: Api, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    gate = tmp_path / "gate"
     first = start_worker(grid.url, **WITH_PASSWORD)
     await connected(alice)
     code = "import sys, time\nprint('here', flush=True)\ntime.sleep(1)\nprint('there')"
     job_id = await submit(alice, code)
     await until_status(alice, job_id, "running")
-    start_worker(grid.url, state_dir=gate, **WITH_PASSWORD)
+    start_worker(grid.url, state_dir=tmp_path / "other", **WITH_PASSWORD)
     await connected(alice, 2)
     await first.stop()
     job = await done(alice, job_id)

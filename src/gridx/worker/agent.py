@@ -12,15 +12,20 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from gridx import __version__
 from gridx.clock import Clock, SystemClock
-from gridx.domain.errors import Denied, GridError, InvalidInput, RateLimited, Unavailable
+from gridx.domain.errors import (
+    Denied,
+    GridError,
+    InvalidInput,
+    RateLimited,
+    Unauthenticated,
+    Unavailable,
+)
 from gridx.protocol.frames import WireCapabilities, WireResources
 from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
@@ -30,10 +35,11 @@ from gridx.worker.console import Console, Lines, Shell
 from gridx.worker.engine import Engine
 from gridx.worker.events import Accepted, LeaveAsked, OwnerPaused
 from gridx.worker.identity import Identity, StateDir, default_state_dir
+from gridx.worker.options import WorkerOptions, known_identity
 from gridx.worker.probe import offered
 from gridx.worker.sandbox.base import Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
-from gridx.worker.session import Link, Profile, Session
+from gridx.worker.session import Profile, Session
 from gridx.worker.spool import Spool
 
 WELCOME_WITHIN_S = 8.0
@@ -45,28 +51,6 @@ STOPPED_WITHIN_S = 5.5
 STDIN = 0
 _log = get_logger(__name__)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """What a worker is started with.
-
-    Either `password` (with `user_id`) or `token` enrols it; a state folder that knows a worker
-    already needs neither. `slots` is how many CPUs it offers, by default all of the machine's.
-    """
-
-    urls: tuple[str, ...]
-    user_id: str | None = None
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-    state_dir: Path | None = None
-    name: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict[str, str])
-    slots: int | None = None
-    ca: Path | None = None
-    insecure: bool = False
-    interactive: bool = True
-    handle_signals: bool = True
 
 
 async def run_worker(
@@ -104,6 +88,7 @@ class Agent:
         self._give_up_at = loop.time() + WELCOME_WITHIN_S
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._stop: asyncio.Future[None] = loop.create_future()
+        self._token_is_stored = False
         self._at: Address | None = None
         self._owner: str | None = None
         self._console: Console | None = None
@@ -141,6 +126,7 @@ class Agent:
             return options.token
         if options.password is None or options.user_id is None:
             assert identity is not None
+            self._token_is_stored = True
             return identity.worker_token
         user = (options.user_id, options.password)
         work = log_in_somewhere(
@@ -218,7 +204,7 @@ class Agent:
         ends = (self._accepted, self._stop, engine.ended, connecting)
         done, _ = await asyncio.wait(ends, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         if connecting.done():
-            raise connecting.result()
+            raise self._advised(connecting.result())
         if done:
             return
         if self._at is not None:
@@ -227,6 +213,15 @@ class Agent:
                 f"worker within {WELCOME_WITHIN_S:g} s: is it healthy?"
             )
         raise dialer.trouble or Unavailable("No coordinator answers: check the address.")
+
+    def _advised(self, error: GridError) -> GridError:
+        """With what helps where the token of the state folder holds no longer."""
+        if isinstance(error, Unauthenticated) and self._token_is_stored:
+            return Unauthenticated(
+                f"{error.message} (the token in the state folder no longer holds: start once with "
+                "--user and a password to enrol again)"
+            )
+        return error
 
     async def _until_over(self, engine: Engine, connecting: asyncio.Task[GridError]) -> None:
         ends: set[asyncio.Future[Any]]
@@ -309,43 +304,8 @@ class Controls:
 
     def status(self) -> str:
         """Where the worker is, what it does, what it has free."""
-        session, at = self._engine.session, self._at()
-        attempts = session.attempts
-        words = [
-            f"connected to {at.base}" if at and session.link is Link.CONNECTED else "not connected",
-            *(["paused"] if session.paused else []),
-            *(["draining"] if session.draining else []),
-        ]
-        counts = [f"{attempts.count(state)} {state.value}" for state in AttemptState]
-        free, total = attempts.free, attempts.total
-        return (
-            f"worker {session.worker_id}: {', '.join(words)}\n"
-            f"attempts: {', '.join(counts)}\n"
-            f"free: {free.cpus:g} of {total.cpus:g} cpus, "
-            f"{free.memory_mb} of {total.memory_mb} MB memory"
-        )
-
-
-def known_identity(state: StateDir, options: WorkerOptions) -> Identity | None:
-    """Who the state folder says this worker is.
-
-    Raises `InvalidInput` when that is another user's, or nobody and there is nothing to enrol with.
-    """
-    identity = state.load()
-    if options.password is not None and options.user_id is None:
-        raise InvalidInput("A password needs its user: give --user.")
-    if identity is None and options.password is None and options.token is None:
-        raise InvalidInput(
-            "This worker is not enrolled yet: start it once with --user and --password-file "
-            "(or GRIDX_PASSWORD), or with --token."
-        )
-    owner = identity.user_id if identity else None
-    if owner is not None and options.user_id not in (None, owner):
-        raise InvalidInput(
-            f"The state folder {state.path} belongs to a worker of {owner}: "
-            f"give the one of {options.user_id} its own with --state-dir."
-        )
-    return identity
+        at = self._at()
+        return self._engine.session.status(at.base if at is not None else None)
 
 
 def capabilities(options: WorkerOptions, sandbox: Sandbox) -> WireCapabilities:

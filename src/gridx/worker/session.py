@@ -60,6 +60,9 @@ from gridx.worker.events import (
     Tell,
 )
 
+PAUSE_BEATS = 2
+"""A pause or resume by the owner is said again after a cut, until so many heartbeats have passed."""
+
 
 class Link(StrEnum):
     """Where the connection stands."""
@@ -92,7 +95,7 @@ class Session:
         self.paused = False
         self.draining = False
         self.leaving = False
-        self._pause_untold = False
+        self._pause_unsure = 0
         self._disk_room = True
         self._failure: str | None = None
         self._ended = False
@@ -133,6 +136,23 @@ class Session:
         assert not (self.leaving and self.attempts.leased), "something runs on while leaving"
         assert self.leaving or self._failure is None
         assert self.leaving or not self._ended
+
+    def status(self, url: str | None) -> str:
+        """What to tell a person who asks; `url` is where the socket leads."""
+        connected = url is not None and self.link is Link.CONNECTED
+        words = [
+            f"connected to {url}" if connected else "not connected",
+            *(["paused"] if self.paused else []),
+            *(["draining"] if self.draining else []),
+        ]
+        counts = [f"{self.attempts.count(state)} {state.value}" for state in AttemptState]
+        free, total = self.attempts.free, self.attempts.total
+        return (
+            f"worker {self.worker_id}: {', '.join(words)}\n"
+            f"attempts: {', '.join(counts)}\n"
+            f"free: {free.cpus:g} of {total.cpus:g} cpus, "
+            f"{free.memory_mb} of {total.memory_mb} MB memory"
+        )
 
     @property
     def _takes_work(self) -> bool:
@@ -197,8 +217,8 @@ class Session:
         self.attempts.send_again({LeaseKey.of(kept): kept.log_frames for kept in welcome.keep})
         if self.leaving:
             self._send(Leaving())
-        if self._pause_untold:
-            self._tell_paused()
+        if self._pause_unsure:
+            self._send(State(self.paused))
         else:
             self.paused = welcome.paused
         if welcome.draining:
@@ -216,6 +236,7 @@ class Session:
             free = self.attempts.free if self._takes_work else NOTHING
             running = [attempt.key.ref for attempt in self.attempts.leased]
             self._send(Heartbeat(_wire(free), load, running))
+            self._pause_unsure = max(0, self._pause_unsure - 1)
 
     def _send(self, frame: FromWorker) -> None:
         self._out.append(Send(frame))
@@ -224,15 +245,12 @@ class Session:
 
     def _owner_paused(self, paused: bool) -> None:
         self.paused = paused
-        self._pause_untold = True
+        self._pause_unsure = PAUSE_BEATS
         if self.link is Link.CONNECTED:
-            self._tell_paused()
-
-    def _tell_paused(self) -> None:
-        self._pause_untold = False
-        self._send(State(self.paused))
+            self._send(State(paused))
 
     def _told_paused(self, paused: bool) -> None:
+        self._pause_unsure = 0
         if self.paused != paused:
             self.paused = paused
             self._out.append(Tell(f"{'Paused' if paused else 'Resumed'} over the grid."))
