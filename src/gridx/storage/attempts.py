@@ -107,9 +107,9 @@ def lock_by_leases(
         row.number: state_of(row)
         for row in connection.execute(
             select(jobs).where(jobs.c.number.in_(numbers)).order_by(jobs.c.number).with_for_update()
-        )
+        ).all()
     }
-    rows = connection.execute(select(attempts).where(attempts.c.lease.in_(wanted)))
+    rows = connection.execute(select(attempts).where(attempts.c.lease.in_(wanted))).all()
     return {
         row.lease: (states[row.job_number], _attempt(row, states[row.job_number].job_id))
         for row in rows

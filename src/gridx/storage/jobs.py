@@ -441,7 +441,7 @@ def claim(
         .where(jobs.c.number.in_(numbers))
         .order_by(jobs.c.priority.desc(), jobs.c.number)
     )
-    return [(state_of(row), spec_of(row, row.texts), row.traceparent) for row in rows]
+    return [(state_of(row), spec_of(row, row.texts), row.traceparent) for row in rows.all()]
 
 
 def count_by_status(connection: Connection) -> dict[str, int]:
