@@ -1,6 +1,7 @@
 """Coordinators that serve: one for all tests of a process, or one on each kind of database."""
 
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +32,10 @@ def own(database_url: str) -> Generator[Running]:
 def alice(shared: Running) -> Api:
     """A new user of the shared coordinator."""
     return shared.user()
+
+
+@pytest.fixture
+def own_sqlite(tmp_path: Path) -> Generator[Running]:
+    """A coordinator of this test alone, on SQLite."""
+    with running(settings_for(f"sqlite:///{tmp_path / 'grid.db'}")) as it:
+        yield it

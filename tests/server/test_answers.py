@@ -19,15 +19,13 @@ def test_every_method_that_a_path_does_not_know_is_405_with_allow(shared: Runnin
     assert len(paths) > 35
     for path, item in paths.items():
         known = {method.upper() for method in item}
-        if path in {"/credits/transfer", "/credits/grant"}:
-            known.add("GET")  # the balance of a user of that name
         url = path.replace("{user_id}", "admin").replace(
             "{" + path.partition("{")[2].partition("}")[0] + "}",
             "9b2f0f5a-8f4f-4a0e-9d38-0a52b0f6f3aa",
         )
         for method in METHODS:
-            if method in known:
-                continue
+            if method in known or (method == "GET" and path.startswith("/credits/")):
+                continue  # the balance of a user called transfer
             answer = shared.client.request(method, url)
             assert answer.status_code == 405, (method, url)
             assert set(answer.headers["allow"].split(", ")) == known, (method, url)

@@ -247,7 +247,7 @@ class UserListView(View):
 
 class TokenView(View):
     token: str
-    token_type: Literal["bearer"] = "bearer"
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105
     expires_at: str
 
 
@@ -286,13 +286,16 @@ class CapabilitiesBody(Body):
     arch: Tag = "unknown"
 
 
+UUID4 = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
+
+
 def _uuid4(text: str) -> str:
     if not is_uuid4(text):
         raise ValueError("a UUID version 4")
     return text.lower()
 
 
-Uuid4 = Annotated[str, Field(min_length=36, max_length=36), AfterValidator(_uuid4)]
+Uuid4 = Annotated[str, Field(min_length=36, max_length=36, pattern=UUID4), AfterValidator(_uuid4)]
 
 
 class RegisterBody(Body):

@@ -228,12 +228,20 @@ def check_arguments(args: tuple[str, ...], env: dict[str, str]) -> None:
         raise wrong("args", "args and env are over 1 MiB together")
 
 
+def _schema_of_batch(schema: dict[str, Any]) -> None:
+    schema["properties"]["template"] = {"$ref": schema["properties"]["jobs"]["items"]["$ref"]}
+    one_by_one = {"required": ["jobs"], "maxProperties": 1}
+    schema["oneOf"] = [one_by_one, {"required": ["template", "args"], "maxProperties": 2}]
+
+
 class BatchBody(Body):
     """`POST /jobs/batch`: specs one by one, or one template with the arguments of each job.
 
     Each list in `args` takes the place of the template's own; to a template with the words of a
     `command` it is appended, to one with a shell line it gives `$1`, `$2` and so on.
     """
+
+    model_config = ConfigDict(json_schema_extra=_schema_of_batch)
 
     jobs: Annotated[list[JobBody], Field(min_length=1, max_length=BATCH_JOBS_MAX)] = []
     template: JobBody | None = None

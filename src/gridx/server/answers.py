@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from gridx.clock import to_rfc3339
 from gridx.domain.errors import Detail, GridError, InvalidInput, RateLimited, Unavailable
+from gridx.protocol.http import UUID4
 from gridx.protocol.problem import status_of, to_body
 from gridx.protocol.spec import AMOUNT, ENV_NAME, NO_CONTROL, NO_NUL, REQUIRE_NAME, USER_ID
 
@@ -19,6 +20,7 @@ _CHARACTERS_MAX = 200
 _PATTERNS = {
     NO_CONTROL: "control characters are not allowed here",
     NO_NUL: "the character NUL is not allowed here",
+    UUID4: "a UUID version 4",
     USER_ID: "1 to 64 of the characters A-Z a-z 0-9 _ -",
     ENV_NAME: "a name of letters, digits and _, not beginning with a digit",
     AMOUNT: "a string of digits with at most six decimal places, like '12.5'",

@@ -201,8 +201,10 @@ def _number(text: str) -> float | int:
     return int(number) if number.is_integer() else number
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-_normalising = json.JSONDecoder(parse_float=_number)
+# `1.0` is a whole number like `1`, as JSON Schema says.
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_number
+)
 _space = re.compile(r"[ \t\n\r]*")
 _structure = re.compile(r'[{}\[\],]|"(?:[^"\\]|\\.)*"')
 
@@ -232,8 +234,7 @@ def _whole(text: str) -> object:
 
 
 def _canonical(text: str) -> bytes:
-    value: object = _normalising.decode(text)
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return json.dumps(_whole(text), sort_keys=True, separators=(",", ":")).encode()
 
 
 class _Walk:

@@ -66,6 +66,13 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schema = shape.model_json_schema(ref_template=template)
         schema.pop("$defs", None)
         components["schemas"][shape.__name__] = schema
+    # FastAPI adds its own answer to bad input, which is never given here.
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)
+    for item in document["paths"].values():
+        for operation in item.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
     components["securitySchemes"] = {
         "bearer": {
             "type": "http",

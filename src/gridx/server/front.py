@@ -131,7 +131,7 @@ class Dispatch:
                 scope["path_params"] = dict(zip(node.names, ids, strict=True))
                 await operation.app(scope, receive, send)
                 return
-        allowed = sorted({method for node, _ in places for method in node.operations})
+        allowed = sorted(places[0][0].operations)
         answer = answers.of_problem(
             405,
             f"This path knows {', '.join(allowed)} only",

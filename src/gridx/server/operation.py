@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from fastapi import Path
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,14 +25,13 @@ from gridx.coordinator.idempotency import IdempotencyKey
 from gridx.domain.errors import Detail, GridError, InvalidInput
 from gridx.domain.ids import is_user_id, is_uuid4
 from gridx.domain.user import Principal
-from gridx.protocol.http import ErrorView
+from gridx.protocol.http import UUID4, ErrorView
 from gridx.protocol.spec import USER_ID, BatchBody
 from gridx.server import answers
 from gridx.server.auth import Addresses, bearer_token, is_loopback, rate_key
 from gridx.server.bodies import canonical_hash, parse_batch, parse_body, parse_query, read_body
 from gridx.server.lifetime import Closing, Slots
 
-UUID4 = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
 _KEY = re.compile(rb"[\x21-\x7e]{1,200}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -316,6 +315,8 @@ class Operation(APIRoute):
         extra: dict[str, Any] = {}
         if not self.declared.is_open:
             extra["security"] = [{"bearer": []}]
+        if self.takes.body and _may_be_left_out(self.takes.body[1]):
+            extra["requestBody"] = {"required": False}
         headers: list[dict[str, Any]] = []
         if self.declared.idempotent:
             headers.append(
@@ -326,6 +327,16 @@ class Operation(APIRoute):
         if headers:
             extra["parameters"] = headers
         return extra
+
+
+def _may_be_left_out(model: type[BaseModel]) -> bool:
+    if model is BatchBody:
+        return False
+    try:
+        model()
+    except ValidationError:
+        return False
+    return True
 
 
 def _error_answer(status: int, shape: type[BaseModel]) -> dict[str, Any]:

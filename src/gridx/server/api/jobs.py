@@ -4,17 +4,18 @@ from typing import Annotated
 
 from fastapi import Query
 from msgspec.structs import replace
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gridx.coordinator.jobs import JobFilter
 from gridx.domain.errors import Denied, Detail
 from gridx.domain.job import JobSpec, JobStatus
 from gridx.protocol import http
+from gridx.protocol.http import Uuid4
 from gridx.protocol.spec import NO_CONTROL, BatchBody, JobBody, check_arguments
 from gridx.server.answers import of_details
 from gridx.server.api import views
-from gridx.server.api.queries import PageQuery, Parameters, batch_uuid, seconds
+from gridx.server.api.queries import PageQuery, Parameters, seconds
 from gridx.server.operation import BatchId, Call, JobId, Operations
 
 operations = Operations("jobs")
@@ -27,20 +28,13 @@ class JobsQuery(PageQuery):
     status: JobStatus | None = None
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=NO_CONTROL)] | None = None
     tag: Annotated[str, Field(min_length=1, max_length=64, pattern=NO_CONTROL)] | None = None
-    batch_id: (
-        Annotated[
-            str,
-            AfterValidator(batch_uuid),
-            Field(json_schema_extra={"format": "uuid"}, max_length=36),
-        ]
-        | None
-    ) = None
+    batch_id: Uuid4 | None = None
 
 
 class WaitQuery(Parameters):
     """How long to wait."""
 
-    timeout_s: Annotated[float, BeforeValidator(seconds), Field(ge=0, le=60)] = 30.0
+    timeout_s: Annotated[float, Field(ge=0, le=60), BeforeValidator(seconds)] = 30.0
 
 
 @operations.add(

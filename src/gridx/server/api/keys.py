@@ -4,12 +4,11 @@ from typing import Annotated
 
 from fastapi import Query
 
-from gridx.clock import from_rfc3339
 from gridx.domain.user import Scope
 from gridx.protocol import http
 from gridx.server.answers import NOTHING, Answer
 from gridx.server.api import views
-from gridx.server.api.queries import PageQuery
+from gridx.server.api.queries import PageQuery, expiry
 from gridx.server.operation import Call, KeyId, Operations
 
 operations = Operations("keys")
@@ -28,7 +27,7 @@ async def list_keys(call: Call, query: Annotated[PageQuery, Query()]) -> http.Ke
 @operations.add("POST", "/auth/keys", http.KeyView, status=201, refusals=(409,))
 async def create_key(call: Call, body: http.KeyBody) -> http.KeyView:
     """Make an API key; `key` in this answer is the only time it is shown."""
-    expires_at = None if body.expires_at is None else from_rfc3339(body.expires_at)
+    expires_at = expiry(call, body.expires_at)
     scopes = [Scope(name) for name in dict.fromkeys(body.scopes)]
     made = await call.grid.users.create_key(call.who, body.name, scopes, expires_at)
     return views.api_key(made.key, made.secret)

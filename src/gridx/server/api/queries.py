@@ -1,11 +1,13 @@
-"""Query parameters: the types that several operations share, read strictly from text."""
+"""What several operations take: types of query parameters, read strictly from text, and moments."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from gridx.domain.ids import is_uuid4
+from gridx.clock import from_rfc3339
+from gridx.domain.errors import Detail, InvalidInput
 from gridx.protocol.spec import NO_CONTROL
+from gridx.server.operation import Call
 
 LIMIT_MAX = 500
 
@@ -27,13 +29,6 @@ def seconds(text: object) -> object:
     return text
 
 
-def batch_uuid(text: str) -> str:
-    """The id of a batch, in lower case."""
-    if not is_uuid4(text):
-        raise ValueError("Invalid batch ID format")
-    return text.lower()
-
-
 class Parameters(BaseModel):
     """Base of query models."""
 
@@ -41,7 +36,7 @@ class Parameters(BaseModel):
 
 
 Cursor = Annotated[str, Field(min_length=1, max_length=100, pattern=NO_CONTROL)]
-Limit = Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=LIMIT_MAX)]
+Limit = Annotated[int, Field(ge=1, le=LIMIT_MAX), BeforeValidator(_whole_number)]
 
 
 class PageQuery(Parameters):
@@ -58,3 +53,14 @@ def yes_or_no(text: object) -> object:
             raise ValueError("true or false")
         return text == "true"
     return text
+
+
+def expiry(call: Call, text: str | None) -> int | None:
+    """Microseconds since the epoch of a moment to come; raises `InvalidInput` for a past one."""
+    if text is None:
+        return None
+    moment = from_rfc3339(text)
+    if moment <= call.parts.clock.now():
+        message = "this is in the past"
+        raise InvalidInput(f"expires_at: {message}", [Detail("expires_at", message)])
+    return moment

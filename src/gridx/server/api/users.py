@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import Query
 
-from gridx.clock import from_rfc3339, to_rfc3339
+from gridx.clock import to_rfc3339
 from gridx.domain.money import format_credits, parse_credits
 from gridx.domain.user import User
 from gridx.protocol import http
 from gridx.server.answers import NOTHING, Answer
-from gridx.server.api.queries import PageQuery
+from gridx.server.api.queries import PageQuery, expiry
 from gridx.server.operation import Call, Operations, UserPathId
 
 operations = Operations("users")
@@ -57,7 +57,7 @@ async def create_invite(call: Call, body: http.InviteBody) -> http.InviteView:
     invite = await call.grid.users.create_invite(
         call.who,
         None if body.grant is None else parse_credits(body.grant),
-        None if body.expires_at is None else from_rfc3339(body.expires_at),
+        expiry(call, body.expires_at),
     )
     return http.InviteView(invite=invite)
 
