@@ -85,7 +85,7 @@ async def test_an_input_that_is_empty_from_the_start_is_no_prompt(
     assert worker.stdout == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_hands_over_and_ends_within_ten_seconds(
     coordinator: Coordinator, workers: Workers, number: signal.Signals
 ) -> None:

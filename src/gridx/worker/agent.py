@@ -49,6 +49,7 @@ ACKNOWLEDGED_WITHIN_S = 2.0
 STOPPED_WITHIN_S = 5.5
 """So long again it waits for programs that do not end when they are told to."""
 STDIN = 0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _log = get_logger(__name__)
 T = TypeVar("T")
 
@@ -268,17 +269,20 @@ class Agent:
 
     @contextmanager
     def _signals(self) -> Generator[None]:
-        """The first TERM or INT ends the worker in order, the second at once."""
-        if not self._options.handle_signals:
-            yield
-            return
+        """The first TERM, INT or HUP ends the worker in order, the second at once.
+
+        What whoever started it had it ignore (`nohup`) stays ignored.
+        """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        heeded = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        if not self._options.handle_signals:
+            heeded = []
+        for number in heeded:
             loop.add_signal_handler(number, self._signalled, number)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in heeded:
                 loop.remove_signal_handler(number)
 
     def _signalled(self, number: signal.Signals) -> None:
