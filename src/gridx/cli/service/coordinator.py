@@ -21,8 +21,8 @@ def add_to(app: typer.Typer) -> None:
         "coordinator",
         examples=[
             "gridx coordinator",
-            "GRIDX_STORAGE__URL=postgresql://grid@db/grid gridx coordinator --host 0.0.0.0 \\",
-            "    --tls-cert chain.pem --tls-key key.pem",
+            "GRIDX_STORAGE__URL=postgresql://grid@db/grid gridx coordinator",
+            "gridx coordinator --host 0.0.0.0 --tls-cert chain.pem --tls-key key.pem",
         ],
     )(coordinator)
     command(
