@@ -180,7 +180,7 @@ def _parent_of(pid: int) -> int:
 def _wait_until_gone(pid: int) -> None:
     try:
         descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError:  # it is gone, or (by older kernels) going
         return
     try:
         gone, _, _ = select.select([descriptor], [], [], 10)

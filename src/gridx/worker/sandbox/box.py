@@ -21,12 +21,11 @@ from gridx.worker.sandbox.inside import filter as calls
 from gridx.worker.sandbox.inside import job, kernel, python, supervisor, template, wire
 from gridx.worker.sandbox.languages import Interpreter
 
-FIRST_HOST_UID = 2_004_287_488
-"""Of the 65,536 host uids that jobs of a worker run by root take: far above those that people,
-services or container ranges are given by default."""
+_FIRST_HOST_UID = 2_004_287_488
+"""Of the host uids that jobs of a worker run by root take: far above those that people, services or
+container ranges are given by default."""
 
 _START_TIMEOUT_S = 10
-_BWRAP_VERSION_MIN = (0, 8)
 # Handed over in the order in which they need each other.
 _MODULES: tuple[ModuleType, ...] = (wire, kernel, calls, python, job, supervisor, template)
 _LOADER = """
@@ -121,7 +120,7 @@ async def start_box(
         *(word for pair in environment.items() for word in ("--setenv", *pair)),
         *rootfs.arguments(interpreters.values(), generated),
         *("--", interpreters["python"].path, "-c", _LOADER),
-        *(str(sources), str(theirs.fileno()), str(FIRST_HOST_UID) if as_root else ""),
+        *(str(sources), str(theirs.fileno()), str(_first_host_uid()) if as_root else ""),
     ]
     try:
         process = await asyncio.create_subprocess_exec(
@@ -147,6 +146,13 @@ async def start_box(
         await box.close()
         raise Unavailable(f"the sandbox did not start: {complaint or 'bwrap gave no reason'}")
     return box
+
+
+def _first_host_uid() -> int:
+    """Where the jobs' uids begin; inside a container that has few uids, at the end of those."""
+    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    ends = [int(first) + int(count) for first, _, count in ranges]
+    return min(_FIRST_HOST_UID, max(ends) - wire.BOX_UIDS)
 
 
 def _sources() -> list[tuple[str, str | None]]:

@@ -12,11 +12,10 @@ from dataclasses import replace
 
 from gridx.worker.sandbox.inside import filter as calls
 from gridx.worker.sandbox.inside import kernel, supervisor
-from gridx.worker.sandbox.inside.wire import READY, SPAWN, Setup
+from gridx.worker.sandbox.inside.wire import BOX_UIDS, READY, SPAWN, Setup
 
 _MESSAGE_BYTES_MAX = 64
 _DESCRIPTORS_MAX = 16
-_UIDS = 65_536
 
 
 def main(descriptor: int, first_host_uid: int | None, modules_at_start: frozenset[str]) -> None:
@@ -74,7 +73,7 @@ def _leave_root(first_host_uid: int) -> None:
             os.read(wait, 1)
             for kind in ("uid", "gid"):
                 with open(f"/proc/{own}/{kind}_map", "w", encoding="ascii") as mapping:
-                    mapping.write(f"0 {first_host_uid} {_UIDS}")
+                    mapping.write(f"0 {first_host_uid} {BOX_UIDS}")
             os._exit(0)
         finally:
             os._exit(1)

@@ -29,6 +29,7 @@ EMPTY = "/mnt"
 """An empty folder of the box, laid over what is hidden."""
 FIRST_JOB_UID = 1000
 JOB_UIDS = 1000
+BOX_UIDS = FIRST_JOB_UID + JOB_UIDS
 
 
 @dataclass(frozen=True)
