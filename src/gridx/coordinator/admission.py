@@ -14,9 +14,10 @@ from gridx.domain.attempt import Attempt
 from gridx.domain.errors import Conflict, Denied
 from gridx.domain.job import JobState
 from gridx.domain.policy import Policy
+from gridx.domain.resources import Resources
 from gridx.domain.user import Principal, TokenKind
 from gridx.domain.worker import Capabilities, Standing, Worker
-from gridx.storage import attempts, users, workers
+from gridx.storage import attempts, jobs, users, workers
 from gridx.storage.database import Connection
 
 
@@ -29,6 +30,8 @@ class Entry:
     keep: list[tuple[KeptLease, JobState, Attempt]]
     drop: list[LeaseKey]
     outcome: Outcome
+    resources: dict[str, Resources]
+    """What each job takes whose lease is kept."""
 
 
 class Admission:
@@ -113,7 +116,8 @@ class Admission:
             (KeptLease(k.key, stored.get((j.number, a.number), (0, 0, 0))[0]), j, a)
             for k, j, a in keep
         ]
-        return Entry(worker, token, kept, drop, changes.save())
+        taken = jobs.resources_of(connection, [j.job_id for _, j, _ in kept])
+        return Entry(worker, token, kept, drop, changes.save(), taken)
 
     def enrol(self, connection: Connection, who: Principal, greeting: Greeting) -> Worker:
         """The caller's worker of this id, or a new one."""

@@ -399,7 +399,9 @@ class Jobs:
             changes.finish(waiting, Next(JobStatus.CANCELLED))
         outcome = changes.save()
         outcome.cancelling = [
-            changes.job(s) for s in states if changes.job(s).status is JobStatus.RUNNING
+            changes.job(s)
+            for s in states
+            if s.status is JobStatus.RUNNING and not s.cancel_requested
         ]
         return changes.job(states[0]), outcome
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gridx.bus.base import QUEUES, Bus
-from gridx.clock import Clock
+from gridx.clock import MICROSECONDS, Clock
 from gridx.coordinator.admission import Admission, Entry
 from gridx.coordinator.attempts import Changes, Outcome
 from gridx.coordinator.dispatcher import Dispatcher
@@ -21,7 +21,7 @@ from gridx.domain.policy import Policy
 from gridx.domain.resources import Resources
 from gridx.domain.user import Principal, Scope, TokenKind
 from gridx.domain.worker import Capabilities, Standing, Worker
-from gridx.storage import attempts, jobs, users, workers
+from gridx.storage import attempts, users, workers
 from gridx.storage.database import Connection, Database
 from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
@@ -134,32 +134,25 @@ class Workers:
 
     async def _seat(self, session: Session, entry: Entry) -> None:
         now = self._clock.monotonic()
+        for kept, job, attempt in entry.keep:
+            if attempt.status.live:
+                age_s = max(0.0, (self._clock.now() - attempt.assigned_at) / 1e6)
+                price = float(job.terms.price_per_second)
+                session.live[attempt.lease] = Live(
+                    kept.key, job.user_id, entry.resources[job.job_id], price, now - age_s
+                )
+        # Only now, when what it runs is counted, may the dispatcher see its room.
         old = self._dispatcher.sessions.get(session.worker_id)
         self._dispatcher.sessions[session.worker_id] = session
         if old is not None:
             await old.disconnect("replaced", retry=False)
-        specs = await self._specs([job.job_id for _, job, _ in entry.keep])
+            if session.closed:
+                return  # replaced as well in the meantime
         for kept, job, attempt in entry.keep:
-            if attempt.status.live and job.job_id in specs:
-                age_s = max(0.0, (self._clock.now() - attempt.assigned_at) / 1e6)
-                price = float(job.terms.price_per_second)
-                session.live[attempt.lease] = Live(
-                    kept.key, job.user_id, specs[job.job_id], price, now - age_s
-                )
-                if job.cancel_requested:
-                    self._send_cancel(session, kept.key)
+            if job.cancel_requested and attempt.lease in session.live:
+                self._send_cancel(session, kept.key)
         session.start()
         self._bus.publish(QUEUES)
-
-    async def _specs(self, job_ids: Sequence[str]) -> dict[str, Resources]:
-        if not job_ids:
-            return {}
-
-        def operation(connection: Connection) -> dict[str, Resources]:
-            found = (jobs.find_job(connection, job_id) for job_id in job_ids)
-            return {job.job_id: job.spec.resources for job in found if job is not None}
-
-        return await self._database.read(operation)
 
     # -------------------------------------------------------------- what sessions need done
 
@@ -171,11 +164,11 @@ class Workers:
         for live in session.live.values():
             self._dispatcher.used(live)
         _log.info("worker_disconnected", worker=session.worker_id, live=len(session.live))
+        silent_s = self._clock.monotonic() - session.heard_s
+        heard_at = self._clock.now() - round(silent_s * MICROSECONDS)
         try:
             await self._database.write(
-                lambda c: workers.end_session(
-                    c, session.worker_id, session.session_id, self._clock.now()
-                )
+                lambda c: workers.end_session(c, session.worker_id, session.session_id, heard_at)
             )
         except Exception as error:  # noqa: BLE001  (the reaper ends it when the store is back)
             _log.warning("session_end_not_stored", worker=session.worker_id, error=str(error))

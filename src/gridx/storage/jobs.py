@@ -192,6 +192,12 @@ def find_states(connection: Connection, job_ids: Collection[str]) -> dict[str, J
     return {row.job_id: state_of(row) for row in rows}
 
 
+def resources_of(connection: Connection, job_ids: Collection[str]) -> dict[str, Resources]:
+    """What each of these jobs takes."""
+    rows = connection.execute(select(jobs.c.job_id, jobs.c.spec).where(jobs.c.job_id.in_(job_ids)))
+    return {job_id: _decode_spec(spec).resources for job_id, spec in rows}
+
+
 def list_jobs(
     connection: Connection,
     user_id: str,

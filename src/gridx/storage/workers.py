@@ -74,12 +74,12 @@ def session_of(connection: Connection, worker_id: str) -> str | None:
     return connection.scalar(select(workers.c.session_id).where(workers.c.worker_id == worker_id))
 
 
-def end_session(connection: Connection, worker_id: str, session_id: str, now: int) -> bool:
+def end_session(connection: Connection, worker_id: str, session_id: str, heard_at: int) -> bool:
     """Mark a worker offline, unless another connection speaks for it already."""
     result = connection.execute(
         update(workers)
         .where(workers.c.worker_id == worker_id, workers.c.session_id == session_id)
-        .values(session_id=None, seen_at=now)
+        .values(session_id=None, seen_at=heard_at)
     )
     return result.rowcount == 1
 
