@@ -72,12 +72,7 @@ class Listener(uvicorn.Server):
             self.config.load()
         except (OSError, ValueError) as error:
             raise InvalidInput(f"The TLS certificate or key cannot be used: {error}") from None
-        host, port = settings.host, settings.port
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            raise Unavailable(f"Cannot listen on {host} port {port}: {error.strerror}") from None
+        self._socket = _listening(settings.host, settings.port)
         self._serves = asyncio.Event()
 
     @property
@@ -105,6 +100,23 @@ class Listener(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._serves.set()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio sets TCP_NODELAY only where it is, and without that
+    # every answer waits 40 ms for the client's delayed acknowledgement.
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        found.bind((host, port))
+        found.listen(BACKLOG)
+    except OSError as error:
+        found.close()
+        raise Unavailable(f"Cannot listen on {host} port {port}: {error.strerror}") from None
+    return found
 
 
 class _HeadTooLarge(Exception):
