@@ -110,7 +110,8 @@ class Bubblewrap:
             )
         self._opened = True
         try:
-            groups = v2.find() or v1.find()
+            found = [each for each in (v2.find(), v1.find()) if each is not None]
+            groups = max(found, key=lambda each: len(each.enforces), default=None)
             if groups is not None:
                 groups.open()
             self._groups = groups

@@ -128,7 +128,7 @@ def find() -> GroupsV2 | None:
             continue
         top = Path(folder)
         own = top / groups.memberships().get("", "/").lstrip("/")
-        for above in dict.fromkeys(_places(top, own)):
+        for above in _places(top, own):
             if controllers := _hand_down(above):
                 return GroupsV2(above, controllers)
     return None
@@ -141,10 +141,11 @@ def _places(top: Path, own: Path) -> Iterator[Path]:
         return
     if own.name == _WORKERS_LEAF:  # of an earlier look by this process
         yield own.parent
-    if own != top:
+    elif (own / "cgroup.type").exists() and os.access(own, os.W_OK):  # not the machine's root
         _step_aside(own)
         yield own
-    yield top
+    if os.access(top, os.W_OK):
+        yield top
 
 
 def _step_aside(own: Path) -> None:

@@ -73,8 +73,8 @@ def _prepare(supervisor: socket.socket, uid: int, setup: Setup) -> None:
         (resource.RLIMIT_MSGQUEUE, _QUEUED_BYTES),
     ):
         resource.setrlimit(kind, (most, most))
-    for each in _IGNORED_BY_PYTHON:
-        signal.signal(each, signal.SIG_DFL)
+    python.make_ready(setup.modules_at_start)
+    kernel.install_filter(setup.filter)
     supervisor.send(READY)
 
 
@@ -99,8 +99,8 @@ def _become(supervisor: socket.socket, start: Start, descriptors: list[int], set
     with open(payload, "rb") as source:
         asked = json.load(source)
     path = f"{WORK}/{start.file}"
-    with open(path, "wb") as code:
-        code.write(_encoded(asked["code"]))
+    with open(path, "wb") as file:
+        file.write(_encoded(asked["code"]))
     arguments = [_encoded(each) for each in asked["args"]]
     environment = {_encoded(name): _encoded(value) for name, value in asked["env"].items()}
     if start.processes:
@@ -108,17 +108,14 @@ def _become(supervisor: socket.socket, start: Start, descriptors: list[int], set
         resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
     for target, each in enumerate(streams):
         os.dup2(each, target)
-    code = python.compiled(path) if start.in_template else None
-    if code is not None:
-        for each in _IGNORED_BY_PYTHON:
-            signal.signal(each, signal.SIG_IGN)
-        main = python.prepare(path, arguments, environment, setup.modules_at_start)
+    program = python.compiled(path) if start.in_template else None
+    if program is not None:
         kernel.close_all_but(0, 1, 2)
         supervisor.detach()
-        kernel.install_filter(setup.filter)
-        python.execute(code, main)
+        python.run(program, path, arguments, environment)
     kernel.close_all_but(0, 1, 2, supervisor.fileno())
-    kernel.install_filter(setup.filter)
+    for each in _IGNORED_BY_PYTHON:
+        signal.signal(each, signal.SIG_DFL)
     command = [*(_encoded(each) for each in (*start.argv, path)), *arguments]
     os.execve(command[0], command, environment)
 

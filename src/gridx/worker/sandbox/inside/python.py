@@ -8,6 +8,7 @@ piece by piece, which would cost more than most jobs: what a program can notice 
 """
 
 import atexit
+import builtins
 import gc
 import io
 import os
@@ -19,34 +20,25 @@ from importlib.machinery import SourceFileLoader
 from typing import NoReturn
 
 _STATUS_NOT_FLUSHED = 120
+_at_start: set[str] = set()
 _forgotten: list[types.ModuleType] = []
 """What the template had imported: taking it apart would only cost time."""
 
 
-def prepare(
-    path: str,
-    argv: Sequence[bytes],
-    environment: Mapping[bytes, bytes],
-    modules_at_start: frozenset[str],
-) -> types.ModuleType:
-    """Make the interpreter as it is before it runs `path`; returns the module to run it in."""
-    _forgotten.extend(sys.modules.pop(name) for name in set(sys.modules) - modules_at_start)
+def make_ready(modules_at_start: frozenset[str]) -> None:
+    """Do ahead, while nobody waits, what does not depend on the program.
+
+    What is done here is also paid here: each page of the template's that is written to is copied.
+    """
+    _at_start.update(modules_at_start)
+    _forget_template()
+    sys.path.insert(0, "")
     os.environ.clear()
-    os.environb.update(environment)
-    sys.argv = [path, *(os.fsdecode(each) for each in argv)]
-    sys.orig_argv = [sys.executable, *sys.argv]
-    sys.path.insert(0, os.path.dirname(path))
-    _open_streams()
-    main = types.ModuleType("__main__")
-    sys.modules["__main__"] = main
-    main.__dict__.update(
-        __file__=path,
-        __cached__=None,
-        __loader__=SourceFileLoader("__main__", path),
-        __builtins__=sys.modules["builtins"],
-        __annotations__={},
-    )
-    return main
+    exec(compile("import sys\nprint = print\n", "", "exec"), {"__builtins__": builtins})
+
+
+def _forget_template() -> None:
+    _forgotten.extend(sys.modules.pop(name) for name in set(sys.modules) - _at_start)
 
 
 def compiled(path: str) -> types.CodeType | None:
@@ -59,8 +51,29 @@ def compiled(path: str) -> types.CodeType | None:
         return None
 
 
-def execute(code: types.CodeType, main: types.ModuleType) -> NoReturn:
-    """Run `code` in `main` and end the process as the interpreter would."""
+def run(
+    code: types.CodeType, path: str, argv: Sequence[bytes], environment: Mapping[bytes, bytes]
+) -> NoReturn:
+    """Run `code`, compiled from `path`, and end the process as the interpreter would."""
+    _forget_template()
+    os.environb.update(environment)
+    sys.argv = [path, *(os.fsdecode(each) for each in argv)]
+    sys.orig_argv = [sys.executable, *sys.argv]
+    sys.path[0] = os.path.dirname(path)
+    _open_streams()
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    main.__dict__.update(
+        __file__=path,
+        __cached__=None,
+        __loader__=SourceFileLoader("__main__", path),
+        __builtins__=builtins,
+        __annotations__={},
+    )
+    _execute(code, main)
+
+
+def _execute(code: types.CodeType, main: types.ModuleType) -> NoReturn:
     failure: BaseException | None = None
     status = 0
     try:
