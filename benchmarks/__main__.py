@@ -8,7 +8,7 @@ from typing import cast
 
 from benchmarks.figures import Figure, table, write
 
-NAMES = ("start", "round_trip", "accept", "settle")
+NAMES = ("start", "round_trip", "accept", "settle", "sandbox")
 
 
 def main(names: Sequence[str]) -> int:

@@ -1,29 +1,32 @@
-"""How long the bubblewrap sandbox takes, beside the same programs started with `bwrap` by hand.
-
-    python3 -m benchmarks.sandbox [--runs 200] [--jobs 2000] [--json]
+"""The bubblewrap sandbox beside the same programs started with `bwrap` by hand.
 
 Every figure stands beside its floor, measured in the same run and interleaved with it, because a
-machine's speed drifts. The floor is `bwrap` with every namespace and the host's root shown
-read-only, running the same interpreter that the sandbox's jobs run with.
+machine's speed drifts. The floor is `bwrap` with every namespace and the host's root shown, running
+the same interpreter that the sandbox's jobs run with.
 """
 
-import argparse
 import asyncio
-import json
 import os
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+from benchmarks.figures import Figure, percentile
 from gridx.worker.sandbox.base import Limits, Program, Stream
 from gridx.worker.sandbox.box import find_bwrap
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.sandbox.languages import find_interpreters
 
+TITLE = "Sandbox"
+HOW = (
+    "`bubblewrap` backend with every limit on, no coordinator. Latency: one program at a time with "
+    "a pause between, 200 runs, beside `bwrap --unshare-all … PROGRAM` by hand. Jobs a second: two "
+    "at a time, 2,000 jobs, beside two loops by hand. Slow-down: the same program inside and bare, "
+    "the least disturbed of 12 runs each. Idle: 5 s with two waiting worlds."
+)
+RUNS, JOBS = 200, 2000
 BY_HAND = (
     *("--ro-bind", "/", "/", "--unshare-all", "--die-with-parent"),
     *("--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"),
@@ -31,57 +34,57 @@ BY_HAND = (
 PAUSE_S = 0.03
 CPU_BOUND = "x = 0\nfor n in range(4_000_000): x += n * n"
 CALLS_BOUND = "import os\nfor _ in range(600_000): os.getppid()"
+PYTHON, BASH = Program("python", "pass"), Program("bash", "true")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One figure with its floor; times in milliseconds, or jobs a second."""
-
-    name: str
-    unit: str
-    p50: float
-    p99: float
-    floor_p50: float
-    ratio: float
-
-
-async def main(runs: int, jobs: int) -> list[Figure]:
+async def measure() -> Sequence[Figure]:
+    """Latency, throughput, slow-down and what it takes to wait."""
     warm, cold = Bubblewrap(), Bubblewrap(template=False)
     await warm.open()
     await cold.open()
-    figures: list[Figure] = []
-    python, bash = Program("python", "pass"), Program("bash", "true")
-    for name, sandbox, program in (
-        ("no-op Python, warm", warm, python),
-        ("no-op Python, cold", cold, python),
-        ("no-op Bash", cold, bash),
-    ):
-        figures.append(await latency(name, sandbox, program, runs))
-    figures.append(await throughput("no-op Python, two at a time", warm, jobs))
-    figures.append(await slow_down("CPU-bound Python", cold, CPU_BOUND))
-    figures.append(await slow_down("Python making system calls", cold, CALLS_BOUND))
+    figures = [
+        *await latency("no-op Python, warm", warm, PYTHON, 0.3, (5.0, 15.0)),
+        *await latency("no-op Python, cold", cold, PYTHON, 1.3),
+        *await latency("no-op Bash", cold, BASH, 1.5),
+        await throughput(warm),
+        await slow_down("CPU-bound program", cold, CPU_BOUND, 1.02),
+        await slow_down("program that makes system calls", cold, CALLS_BOUND, 1.15),
+    ]
     await cold.close()
     figures += await idle(warm)
     await warm.close()
     return figures
 
 
-async def latency(name: str, sandbox: Bubblewrap, program: Program, runs: int) -> Figure:
+async def latency(
+    name: str,
+    sandbox: Bubblewrap,
+    program: Program,
+    ratio_max: float,
+    bars_ms: tuple[float, float] | None = None,
+) -> list[Figure]:
     """From the call to the end, with a pause between in which the next world is made."""
-    floor_command = command(program)
+    by_hand = command(program)
     ours: list[float] = []
     floor: list[float] = []
-    for _ in range(runs):
+    for _ in range(RUNS):
         await asyncio.sleep(PAUSE_S)
-        ours.append(await timed(lambda: one(sandbox, program)))
+        ours.append(await timed_ms(lambda: one(sandbox, program)))
         await asyncio.sleep(PAUSE_S)
-        floor.append(await timed(lambda: by_hand(floor_command)))
-    return figure(name, "ms", ours, floor)
+        floor.append(await timed_ms(lambda: hand(by_hand)))
+    p50, p99 = statistics.median(ours), percentile(ours, 0.99)
+    ratio = p50 / statistics.median(floor)
+    told = f"{ratio:.2f} ({p50:.1f} / {statistics.median(floor):.1f} ms)"
+    figures = [Figure(f"{name}, beside by hand", told, f"≤ {ratio_max}", ratio <= ratio_max)]
+    if bars_ms is not None:
+        bar50, bar99 = bars_ms
+        bar, holds = f"≤ {bar50:g} / {bar99:g} ms", p50 <= bar50 and p99 <= bar99
+        figures.append(Figure(f"{name}, p50 / p99", f"{p50:.1f} / {p99:.1f} ms", bar, holds))
+    return figures
 
 
-async def throughput(name: str, sandbox: Bubblewrap, jobs: int) -> Figure:
-    program = Program("python", "pass")
-    floor_command = command(program)
+async def throughput(sandbox: Bubblewrap) -> Figure:
+    by_hand = command(PYTHON)
 
     async def lane(count: int, run: Callable[[], Awaitable[None]]) -> None:
         for _ in range(count):
@@ -94,37 +97,37 @@ async def throughput(name: str, sandbox: Bubblewrap, jobs: int) -> Figure:
                 tasks.create_task(lane(count // 2, run))
         return count / (time.perf_counter() - began)
 
-    ours = await rate(jobs, lambda: one(sandbox, program))
-    floor = await rate(jobs // 4, lambda: by_hand(floor_command))
-    return Figure(name, "jobs/s", round(ours, 1), 0.0, round(floor, 1), round(ours / floor, 2))
+    ours = await rate(JOBS, lambda: one(sandbox, PYTHON))
+    floor = await rate(JOBS // 4, lambda: hand(by_hand))
+    told = f"{ours / floor:.1f} ({ours:.0f} / {floor:.0f} a second)"
+    return Figure("no-op Python jobs, beside by hand", told, "≥ 2.0", ours >= 2 * floor)
 
 
-async def slow_down(name: str, sandbox: Bubblewrap, code: str) -> Figure:
-    """The same work inside and bare; the program times itself, so that starting does not count."""
-    timer = "import time\nbegan = time.perf_counter()\n"
-    whole = f"{timer}{code}\nprint(time.perf_counter() - began)"
+async def slow_down(name: str, sandbox: Bubblewrap, code: str, ratio_max: float) -> Figure:
+    """The program times itself, so that its start does not count."""
+    whole = f"import time\nbegan = time.perf_counter()\n{code}\nprint(time.perf_counter() - began)"
     interpreter = find_interpreters()["python"].host_path
     ours: list[float] = []
     bare: list[float] = []
     for _ in range(12):
-        ours.append(float(await output(sandbox, Program("python", whole))) * 1000)
-        bare.append(float(await bare_output([interpreter, "-c", whole])) * 1000)
-    ratio = round(min(ours) / min(bare), 3)  # the least disturbed runs of each
-    return Figure(name, "ms", round(min(ours), 1), round(max(ours), 1), round(min(bare), 1), ratio)
+        ours.append(float(await output(sandbox, Program("python", whole))))
+        bare.append(float(await bare_output([interpreter, "-c", whole])))
+    ratio = min(ours) / min(bare)
+    return Figure(f"{name}, beside bare", f"{ratio:.3f}", f"≤ {ratio_max}", ratio <= ratio_max)
 
 
 async def idle(sandbox: Bubblewrap) -> list[Figure]:
-    """CPU of this process and all below it while two worlds wait, as a share of one core, in %."""
-    await one(sandbox, Program("python", "pass"))
+    """CPU and memory of this process and all below it while worlds wait."""
+    await one(sandbox, PYTHON)
     await asyncio.sleep(0.5)
     pids = [os.getpid(), *below(os.getpid())]
-    memory_mb = round(sum(map(pss_mb, pids)), 1)
+    memory_mb = sum(map(pss_mb, pids))
     began, used = time.perf_counter(), sum(map(cpu_s, pids))
     await asyncio.sleep(5)
     share = 100 * (sum(map(cpu_s, pids)) - used) / (time.perf_counter() - began)
     return [
-        Figure("idle with two waiting worlds", "% of a core", round(share, 2), 0, 1, 0),
-        Figure("memory of it all, with this program", "MB", memory_mb, 0, 120, 0),
+        Figure("idle, of one core", f"{share:.2f} %", "≤ 1 %", share <= 1),
+        Figure("idle, memory in all", f"{memory_mb:.0f} MB", "≤ 120 MB", memory_mb <= 120),
     ]
 
 
@@ -139,18 +142,18 @@ async def output(sandbox: Bubblewrap, program: Program) -> str:
     return b"".join(pieces).decode()
 
 
+async def hand(words: list[str]) -> None:
+    process = await asyncio.create_subprocess_exec(*words, stdin=subprocess.DEVNULL)
+    assert await process.wait() == 0
+
+
 async def bare_output(words: list[str]) -> str:
     process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)
     told, _ = await process.communicate()
     return told.decode()
 
 
-async def by_hand(words: list[str]) -> None:
-    process = await asyncio.create_subprocess_exec(*words, stdin=subprocess.DEVNULL)
-    assert await process.wait() == 0
-
-
-async def timed(run: Callable[[], Awaitable[None]]) -> float:
+async def timed_ms(run: Callable[[], Awaitable[None]]) -> float:
     began = time.perf_counter()
     await run()
     return (time.perf_counter() - began) * 1000
@@ -161,14 +164,6 @@ def command(program: Program) -> list[str]:
     assert bwrap is not None
     path = find_interpreters()[program.language].host_path
     return [bwrap, *BY_HAND, path, "-c", program.code]
-
-
-def figure(name: str, unit: str, ours: list[float], floor: list[float]) -> Figure:
-    p50, below_it = statistics.median(ours), statistics.median(floor)
-    p99 = sorted(ours)[min(len(ours) - 1, int(len(ours) * 0.99))]
-    return Figure(
-        name, unit, round(p50, 2), round(p99, 2), round(below_it, 2), round(p50 / below_it, 2)
-    )
 
 
 def ignore(_stream: Stream, _piece: bytes) -> None:
@@ -183,8 +178,13 @@ def below(pid: int) -> list[int]:
         except OSError:
             continue
         parents.setdefault(above, []).append(int(each.name))
-    children = parents.get(pid, [])
-    return children + [each for child in children for each in below(child)]
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        children = parents.get(waiting.pop(), [])
+        found += children
+        waiting += children
+    return found
 
 
 def pss_mb(pid: int) -> float:
@@ -195,19 +195,3 @@ def pss_mb(pid: int) -> float:
 def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--jobs", type=int, default=2000)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    found = asyncio.run(main(options.runs, options.jobs))
-    if options.json:
-        json.dump([asdict(each) for each in found], sys.stdout, indent=2)
-    else:
-        print(f"{'':42}{'p50':>9}{'p99':>9}{'by hand':>9}{'ratio':>8}")
-        for each in found:
-            row = f"{each.p50:>9}{each.p99:>9}{each.floor_p50:>9}{each.ratio:>8}"
-            print(f"{each.name + ', ' + each.unit:42}{row}")
