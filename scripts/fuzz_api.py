@@ -115,9 +115,9 @@ class Generator:
         raw = bytearray(json.dumps({**GOOD[path], "unknown": 1}).encode())
         match self._random.randrange(6):
             case 0:
-                return self._random.randbytes(self._random.randrange(200))
+                return self._random.randbytes(self._random.randrange(1, 200))
             case 1:
-                return bytes(raw[: self._random.randrange(len(raw))])
+                return bytes(raw[: self._random.randrange(1, len(raw))])
             case 2:
                 for _ in range(self._random.randrange(1, 8)):
                     raw[self._random.randrange(len(raw))] = self._random.randrange(256)
