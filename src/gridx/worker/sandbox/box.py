@@ -26,6 +26,7 @@ _FIRST_HOST_UID = 2_004_287_488
 container ranges are given by default."""
 
 _START_TIMEOUT_S = 10
+_ENDING_TIMEOUT_S = 2
 # Handed over in the order in which they need each other.
 _MODULES: tuple[ModuleType, ...] = (wire, kernel, calls, python, job, supervisor, template)
 _LOADER = """
@@ -77,11 +78,11 @@ class Box:
         return _last_line(self._errors)
 
     async def close(self) -> None:
-        """End the box with everything in it."""
+        """End the box with everything in it: the template ends when its line does."""
         self._line.close()
-        if self._process.returncode is None:
+        if not await self.ends_within(_ENDING_TIMEOUT_S):
             self._process.kill()
-        await self._process.wait()
+            await self._process.wait()
         os.close(self._errors)
 
 
