@@ -157,7 +157,8 @@ class Recorder:
                 if attempt.status is AttemptStatus.ASSIGNED:
                     changes.start(job, attempt, report.sandbox, observed.at)
             case LogReport():
-                output.add(job, attempt, report)
+                if attempt.status is not AttemptStatus.ASSIGNED:
+                    output.add(job, attempt, report)
             case FinishedReport():
                 self._finish(changes, job, attempt, report, observed)
                 return LeaseOrder("ack", key)
@@ -217,23 +218,26 @@ class _Output:
         self.rows: list[dict[str, Any]] = []
         self.job_ids: set[str] = set()
         self._bytes_max = bytes_max
-        first: dict[tuple[int, int], int] = {}
+        stored: set[tuple[int, int]] = set()
+        keys: set[tuple[int, int]] = set()
         for item in items:
             for report in (observed.report for observed in item.reports):
                 found = locked.get(report.key.lease)
                 if found is not None and isinstance(report, LogReport):
-                    key = (found[0].number, found[1].number)
-                    first[key] = min(first.get(key, report.number), report.number)
-        # An attempt whose first frame is in this batch has nothing stored yet.
-        stored = attempts.written_so_far(connection, [k for k, number in first.items() if number])
-        self._written = {key: list(stored.get(key, (0, 0, 0))) for key in first}
+                    job, attempt = found
+                    keys.add((job.number, attempt.number))
+                    # One that has not started yet has nothing stored.
+                    if attempt.status is not AttemptStatus.ASSIGNED:
+                        stored.add((job.number, attempt.number))
+        written = attempts.written_so_far(connection, stored)
+        self._written = {key: list(written.get(key, (0, 0, 0))) for key in keys}
 
     def add(self, job: JobState, attempt: Attempt, report: LogReport) -> None:
         """Store a frame, unless it is there already."""
         key = (job.number, attempt.number)
         written = self._written[key]
         which = 1 if report.stream == "stdout" else 2
-        data = report.data[: self._bytes_max - written[which]]
+        data = report.data[: max(0, self._bytes_max - written[which])]
         if report.number < written[0] or not data:
             return
         self.rows.append(

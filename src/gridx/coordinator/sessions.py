@@ -288,6 +288,7 @@ class Session:
                 self._idle.set()
                 self._came.clear()
                 await self._came.wait()
+            self._idle.clear()
             batch = [self._inbox[i] for i in range(min(len(self._inbox), _BATCH_MAX))]
             try:
                 taken = await self._take(batch)
@@ -322,6 +323,7 @@ class Session:
                     case _:
                         pass
         except Unavailable:
+            self._idle.set()  # whoever closes does not wait for the database
             await self._clock.sleep(_AWAY_WAIT_S)
             return False
         return True
@@ -337,7 +339,9 @@ class Session:
             for report, heard_s in reports
         )
         for order in await self._recorder.record(self.worker_id, observed):
-            if order.kind in ("ack", "drop"):
+            live = self.live.get(order.key.lease)
+            # A drop of what was never its own (another job's or attempt's name) frees no room.
+            if order.kind in ("ack", "drop") and live is not None and live.key == order.key:
                 self._on.released(self, order.key.lease)
             self.order(order)
 

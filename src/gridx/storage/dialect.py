@@ -45,7 +45,7 @@ def make_engine(url: str, connections: int) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         assert parsed.database is not None
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        engine = create_engine(parsed, pool_size=connections, max_overflow=0)
+        engine = create_engine(parsed, pool_size=connections, max_overflow=0, hide_parameters=True)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -54,6 +54,7 @@ def make_engine(url: str, connections: int) -> Engine:
         pool_size=connections,
         max_overflow=0,
         pool_pre_ping=True,
+        hide_parameters=True,  # they hold code and secrets, and errors are logged
         connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "gridx"},
     )
 
