@@ -129,7 +129,7 @@ def ps(
 def show_jobs(jobs: "Iterable[JobSummaryView]", now: int) -> None:
     """The table of `gridx ps`."""
     output.show_table(
-        ("job", "status", "name", "language", "submitted", "run", "credits"),
+        ("job", "status", "name", "language", "submitted", "ran", "credits"),
         [
             (
                 job.job_id,
@@ -142,7 +142,7 @@ def show_jobs(jobs: "Iterable[JobSummaryView]", now: int) -> None:
             )
             for job in jobs
         ],
-        right=("run", "credits"),
+        right=("ran", "credits"),
     )
 
 

@@ -133,11 +133,10 @@ def console(stream: TextIO | None = None) -> "Console":
 
 
 def _show_rich(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for name in columns:
         is_id = name in ("job", "worker", "batch", "key")
         table.add_column(

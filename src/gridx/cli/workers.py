@@ -70,21 +70,21 @@ def list_workers(json: Json = False, *, remote: Remote) -> None:
         output.show_json(found)
         return
     output.show_table(
-        ("worker", "name", "owner", "status", "free", "of", "running", "seen"),
+        ("worker", "name", "owner", "status", "free cpus", "free MB", "jobs", "seen"),
         [
             (
                 worker.worker_id,
                 worker.name,
                 worker.owner_id,
                 worker.status if worker.admitted else f"{worker.status} (not admitted)",
-                output.amounts(worker.free),
-                output.amounts(worker.resources),
+                f"{worker.free.get('cpus', 0):g}/{worker.resources.get('cpus', 0):g}",
+                f"{worker.free.get('memory_mb', 0):g}/{worker.resources.get('memory_mb', 0):g}",
                 worker.running,
                 output.ago(worker.seen_at, now),
             )
             for worker in found
         ],
-        right=("running",),
+        right=("free cpus", "free MB", "jobs"),
     )
 
 

@@ -198,6 +198,8 @@ class Users:
 
     async def initialise(self, admin_id: str, password: str) -> bool:
         """Make the first administrator, unless the grid has users; whether it was made."""
+        if await self._database.read(users.any_user):
+            return False  # without hashing a password for nothing at every start
         hashed = await self._in_thread(lambda: self._hasher.hash(password))
         admin = User(admin_id, Role.ADMIN, suspended=False, created_at=self._clock.now())
 
