@@ -68,9 +68,15 @@ def test_answers_carry_security_headers_and_a_request_id(shared: Running, alice:
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
         assert "default-src 'none'" in answer.headers["content-security-policy"]
-        assert len(answer.headers["x-request-id"]) == 36
+        assert len(answer.headers["x-request-id"]) == 27
         assert "server" not in answer.headers
         assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+def test_each_request_has_an_id_of_its_own(shared: Running) -> None:
+    ids = {shared.client.get("/health").headers["x-request-id"] for _ in range(20)}
+
+    assert len(ids) == 20
 
 
 def test_a_request_id_is_taken_over_only_if_it_is_well_formed(shared: Running) -> None:

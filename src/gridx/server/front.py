@@ -4,6 +4,7 @@
 500 of our shape. `Dispatch` finds the operation of a path and a method, and knows 404 from 405.
 """
 
+import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -31,13 +32,19 @@ class Envelope:
     def __init__(self, app: ASGIApp, clock: Clock) -> None:
         self._app = app
         self._clock = clock
+        # A name of this start of the server and a count: unlike fresh randomness, that is free.
+        self._start = clock.new_id()[:18]
+        self._count = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         given = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
-        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else self._clock.new_id()
+        if _REQUEST_ID.fullmatch(given):
+            request_id = given.decode()
+        else:
+            request_id = f"{self._start}-{next(self._count):08x}"
         started = False
 
         async def send_in_envelope(message: Message) -> None:

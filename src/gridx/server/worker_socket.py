@@ -130,8 +130,8 @@ class _Connection:
             if over.last is not None:
                 await self._send(over.last)
             await self._socket.close(over.code, over.reason[:REASON_CHARACTERS_MAX])
-        except _Gone:
-            pass
+        except (_Gone, WebSocketDisconnect, RuntimeError):
+            pass  # the worker closed first, as it does when it is told to go
 
     async def _serve(self) -> None:
         try:
