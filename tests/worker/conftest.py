@@ -24,8 +24,14 @@ class RunningWorker:
     """A worker in a task of this loop."""
 
     def __init__(self, options: WorkerOptions) -> None:
-        self.options = options
-        self._task = asyncio.get_running_loop().create_task(run_worker(options))
+        loop = asyncio.get_running_loop()
+        self._accepted: asyncio.Future[str] = loop.create_future()
+        self._task = loop.create_task(run_worker(options, accepted=self._accepted.set_result))
+
+    async def accepted(self) -> str:
+        """Wait until it has been welcomed, and has kept who it is; its id."""
+        async with asyncio.timeout(WAIT_S):
+            return await self._accepted
 
     async def exit_code(self) -> int:
         """Wait until it has ended by itself."""

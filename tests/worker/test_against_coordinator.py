@@ -95,7 +95,7 @@ async def test_the_stored_token_is_the_workers_and_nobody_elses(
     grid: Running, alice: Api, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker(grid.url, **WITH_PASSWORD)
-    await connected(alice)
+    await worker.accepted()
     await worker.stop()
     state = StateDir(tmp_path / "state")
     identity = state.load()
@@ -135,7 +135,7 @@ async def test_a_suspended_owner(
     grid: Running, alice: Api, start_worker: StartWorker, capsys: Capture
 ) -> None:
     worker = start_worker(grid.url, **WITH_PASSWORD)
-    await connected(alice)
+    await worker.accepted()
     assert grid.admin.post("/users/alice/suspend").status_code == 200
     assert "suspended" in await last_words(worker, capsys)
     assert "suspended" in await last_words(start_worker(grid.url), capsys)
@@ -146,8 +146,8 @@ async def test_a_banned_worker(
     grid: Running, alice: Api, start_worker: StartWorker, capsys: Capture
 ) -> None:
     worker = start_worker(grid.url, **WITH_PASSWORD)
-    [known] = await connected(alice)
-    assert grid.admin.post(f"/workers/{known['worker_id']}/ban").status_code == 200
+    worker_id = await worker.accepted()
+    assert grid.admin.post(f"/workers/{worker_id}/ban").status_code == 200
     assert "banned" in await last_words(worker, capsys)
     assert "banned" in await last_words(start_worker(grid.url), capsys)
     assert "banned" in await last_words(start_worker(grid.url, **WITH_PASSWORD), capsys)
@@ -157,7 +157,7 @@ async def test_the_same_worker_twice(
     grid: Running, alice: Api, start_worker: StartWorker, tmp_path: Path, capsys: Capture
 ) -> None:
     worker = start_worker(grid.url, **WITH_PASSWORD)
-    await connected(alice)
+    await worker.accepted()
     other = tmp_path / "copy"
     other.mkdir()
     (other / "identity.json").write_bytes((tmp_path / "state" / "identity.json").read_bytes())

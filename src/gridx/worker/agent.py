@@ -219,8 +219,8 @@ class Agent:
         """With what helps where the token of the state folder holds no longer."""
         if isinstance(error, Unauthenticated) and self._token_is_stored:
             return Unauthenticated(
-                f"{error.message} (the token in the state folder no longer holds: start once with "
-                "--user and a password to enrol again)"
+                f"{error.message} (if this is not the grid that the state folder's worker enrolled "
+                "in, start it once with --user and a password to enrol again)"
             )
         return error
 
