@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.grid import PASSWORD, Grid, Person
 
 SLEEP = "import time; print('begun', flush=True); time.sleep(60)"
@@ -104,6 +106,20 @@ def test_the_ledger_is_proven_from_inside_and_outside(grid: Grid, admin: Person)
     nowhere = admin.gridx("ledger", "verify", "--data", "/nowhere")
     assert nowhere.returncode == 1
     assert "no grid in /nowhere" in nowhere.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"no database at all " * 99, "damaged"), (b"", "not at this version")]
+)
+def test_what_is_no_ledger_is_refused(
+    admin: Person, tmp_path: Path, content: bytes, told: str
+) -> None:
+    (tmp_path / "gridx.db").write_bytes(content)
+    done = admin.gridx("ledger", "verify", "--data", str(tmp_path))
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "gridx.db").read_bytes().startswith(content)
 
 
 def test_a_login_and_its_end(stranger: Person, tmp_path: Path) -> None:

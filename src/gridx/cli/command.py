@@ -5,6 +5,7 @@ command that takes such a dataclass as a parameter has them all. A refusal ends 
 clear line and exit code 1, never with a traceback.
 """
 
+import errno
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -75,6 +76,12 @@ def runnable(function: Run) -> Callable[..., None]:
             code = 1
         except TimeoutError as error:
             output.complain(str(error))
+            code = 1
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read our output has enough
+            where = f"{error.filename}: " if error.filename else ""
+            output.complain(f"{where}{error.strerror or error}")
             code = 1
         if code:
             raise typer.Exit(code)

@@ -25,6 +25,7 @@ from gridx.storage import jobs, ledger, requests, users, workers
 from gridx.storage.database import Connection, Database
 from gridx.storage.dialect import make_engine
 from gridx.storage.schema import migrate as migrate_schema
+from gridx.storage.schema import need_current
 from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
 
@@ -209,9 +210,13 @@ async def issue_local_token(grid: Grid, user_id: str) -> str:
 
 
 def verify_store(policy: Policy) -> Verification:
-    """Recompute the ledger of a store, also while a grid runs on it."""
+    """Recompute the ledger of a store, also while a grid runs on it.
+
+    Raises `InvalidInput` when it is not a grid's, or not at this version's schema.
+    """
     engine = make_engine(policy.storage_url, 1)
     try:
+        need_current(engine)
         with engine.connect() as connection:
             connection = connection.execution_options(read_only=True)
             with connection.begin():

@@ -4,6 +4,8 @@ Migrations run at start, one program at a time, all in one transaction; a databa
 costs one query and does not even import Alembic.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, select, text
@@ -26,13 +28,27 @@ def migrate(engine: Engine) -> None:
     Raises `InvalidInput` for a database of another program or of a newer Grid-X, and `Unavailable`
     when it cannot be reached.
     """
-    try:
-        with engine.connect() as connection, connection.begin():
-            lock_schema(connection)
-            version = _version(connection)
-            if version == HEAD:
-                return
+    with _explained(engine), engine.connect() as connection, connection.begin():
+        lock_schema(connection)
+        if _version(connection) != HEAD:
             _upgrade(connection)
+
+
+def need_current(engine: Engine) -> None:
+    """Raises `InvalidInput` unless the database is a grid's at `HEAD`; changes nothing."""
+    with _explained(engine), engine.connect() as connection:
+        if _version(connection) != HEAD:
+            raise InvalidInput(
+                f"{_name(engine)} is not at this version's schema yet: start the grid on it, or "
+                "run `gridx init --migrate-only`"
+            )
+
+
+@contextmanager
+def _explained(engine: Engine) -> Generator[None]:
+    """What a database that cannot be used says to a person."""
+    try:
+        yield
     except DBAPIError as error:
         if "not a database" in str(error.orig) or "malformed" in str(error.orig):
             raise InvalidInput(
