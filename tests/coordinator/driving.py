@@ -80,6 +80,12 @@ class Hand:
         assert await self.session.outgoing() == ()
         return last
 
+    async def last(self) -> DisconnectOrder:
+        """The last thing it is told, whatever comes before."""
+        while not isinstance(told := await self.next(), DisconnectOrder):
+            pass
+        return told
+
     async def settled(self) -> None:
         """Wait until all that was reported is recorded."""
         async with asyncio.timeout(PATIENCE_S):

@@ -340,6 +340,34 @@ async def test_a_full_disk_is_unavailable_and_heals(sqlite_template: Path, tmp_p
     await database.close()
 
 
+async def test_who_is_overtaken_looks_again(database_url: str) -> None:
+    """Two programs that both found nothing and both store it: the second sees the first's."""
+    databases = [Database(database_url, readers=1, writers=1, group_size_max=1) for _ in range(2)]
+    for database in databases:
+        await database.open()
+    both_looked = threading.Barrier(2)
+
+    def store_once() -> Callable[[Connection], bool]:
+        met = False
+
+        def operation(connection: Connection) -> bool:
+            nonlocal met
+            found = connection.execute(select(balances.c.account)).first()
+            if not met and connection.dialect.name == "postgresql":
+                met = True
+                both_looked.wait(10)
+            if found is None:
+                open_account(connection)
+            return found is None
+
+        return operation
+
+    stored = await asyncio.gather(*(database.write(store_once()) for database in databases))
+    assert sorted(stored) == [False, True]
+    for database in databases:
+        await database.close()
+
+
 async def test_a_deadlock_is_tried_again(database_url: str) -> None:
     """Two programs that lock the same rows the other way round both get done."""
     databases = [Database(database_url, readers=1, writers=1, group_size_max=1) for _ in range(2)]

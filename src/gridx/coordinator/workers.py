@@ -298,10 +298,11 @@ class Workers:
     async def ban(self, who: Principal, worker_id: str) -> WorkerState:
         """Administrator: thrown out; what runs there is lost and unpaid."""
         state = await self._judge(who, worker_id, "ban", Standing.BANNED)
-        await self._lose_all(worker_id, counted=True)
+        # It is not heard any more when its attempts are lost: no result comes behind that.
         session = self._dispatcher.sessions.get(worker_id)
         if session is not None:
             await session.disconnect("This worker is banned: ask an administrator", retry=False)
+        await self._lose_all(worker_id, counted=True)
         return replace(state, free=state.worker.capabilities.resources, running=0)
 
     async def disconnect(self, who: Principal, worker_id: str) -> WorkerState:
@@ -314,9 +315,7 @@ class Workers:
 
     async def admit(self, who: Principal, worker_id: str) -> WorkerState:
         """Administrator: it may run others' jobs."""
-        state = await self._audited(who, worker_id, "admit", {"admitted": True})
-        self._bus.publish(QUEUES)
-        return state
+        return await self._audited(who, worker_id, "admit", {"admitted": True})
 
     async def broadcast(self, who: Principal, text: str) -> int:
         """Administrator: a word to everybody at a worker; to how many it went."""
@@ -339,7 +338,6 @@ class Workers:
         session = self._dispatcher.sessions.get(worker_id)
         if session is not None:
             session.order(order)
-        self._bus.publish(QUEUES)
         return self._state(worker)
 
     async def _judge(
@@ -381,6 +379,7 @@ class Workers:
         session = self._dispatcher.sessions.get(worker.worker_id)
         if session is not None:
             session.refresh(worker)
+            self._bus.publish(QUEUES)
 
     async def end_sessions_of(self, user_id: str) -> None:
         """A suspended user's workers are disconnected."""

@@ -27,7 +27,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gridx.domain.errors import GridError, Unavailable
-from gridx.storage.dialect import READ_ONLY, is_away, is_contention, is_sqlite, make_engine
+from gridx.storage.dialect import (
+    READ_ONLY,
+    is_away,
+    is_contention,
+    is_sqlite,
+    make_engine,
+    was_overtaken,
+)
 from gridx.telemetry import get_logger
 
 T = TypeVar("T")
@@ -193,7 +200,9 @@ class Database:
                 self._on_commit(len(group))
                 return None
             except (DBAPIError, PoolTimeout) as error:
-                again = isinstance(error, DBAPIError) and is_contention(error)
+                again = isinstance(error, DBAPIError) and (
+                    is_contention(error) or was_overtaken(error)
+                )
                 if not again or attempt == _CONTENTION_TRIES - 1:
                     return _translated(error)
             except Exception as error:  # noqa: BLE001  (it is the caller's to raise)

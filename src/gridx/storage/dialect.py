@@ -153,6 +153,11 @@ def is_contention(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
 
 
+def was_overtaken(error: DBAPIError) -> bool:
+    """Whether another transaction stored the same key first: tried again, this one will see it."""
+    return getattr(error.orig, "sqlstate", None) == "23505"
+
+
 _SQLITE_AWAY = (
     "database is locked",
     "disk is full",
