@@ -144,10 +144,18 @@ class Admission:
             paused=False,
             draining=False,
             standing=Standing.GOOD,
-            admitted=self._policy.admission == "open" or who.is_admin,
+            admitted=self._is_trusted(connection, who),
         )
         workers.insert_worker(connection, worker)
         return worker
+
+    def _is_trusted(self, connection: Connection, who: Principal) -> bool:
+        """Whether a new worker may run others' jobs at once: an invitation vouches for its owner."""
+        return (
+            self._policy.admission == "open"
+            or who.is_admin
+            or users.was_invited(connection, who.user_id)
+        )
 
     def _need_welcome(self, worker: Worker) -> None:
         if worker.standing is Standing.BANNED:

@@ -217,6 +217,12 @@ def use_invite(
     return (False, None) if row is None else (True, row.amount)
 
 
+def was_invited(connection: Connection, user_id: str) -> bool:
+    """Whether the user registered with an invitation."""
+    query = select(invites.c.secret_hash).where(invites.c.used_by == user_id).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def insert_audit(connection: Connection, at: int, actor: str, action: str, subject: str) -> None:
     """Record what an administrator did to whom."""
     connection.execute(insert(audit).values(at=at, actor=actor, action=action, subject=subject))
