@@ -221,14 +221,13 @@ def _wait_for_end(spool: Path) -> None:
 async def test_a_leaving_worker_hands_its_job_to_another(
     grid: Running, alice: Api, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    first = start_worker(grid.url, **WITH_PASSWORD)
-    await connected(alice)
-    code = "import sys, time\nprint('here', flush=True)\ntime.sleep(1)\nprint('there')"
+    one = start_worker(grid.url, **WITH_PASSWORD)
+    other = start_worker(grid.url, state_dir=tmp_path / "other", **WITH_PASSWORD)
+    workers = {await worker.accepted(): worker for worker in (one, other)}
+    code = "import time\nprint('here', flush=True)\ntime.sleep(2)\nprint('there')"
     job_id = await submit(alice, code)
-    await until_status(alice, job_id, "running")
-    start_worker(grid.url, state_dir=tmp_path / "other", **WITH_PASSWORD)
-    await connected(alice, 2)
-    await first.stop()
+    job = await until_status(alice, job_id, "running")
+    await workers[job["worker_id"]].stop()
     job = await done(alice, job_id)
     assert job["status"] == "succeeded"
     assert [attempt["status"] for attempt in job["attempts"]] == ["lost", "succeeded"]
