@@ -1,7 +1,9 @@
 """Whole workers against a small coordinator: enrolment, jobs in the real sandbox, cuts, ends."""
 
 import asyncio
+import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -21,7 +23,6 @@ from gridx.protocol.frames import (
 )
 from gridx.worker.events import LeaseKey
 from gridx.worker.identity import Identity, StateDir
-from tests.support.processes import is_alive
 from tests.support.proxy import proxy_to
 from tests.worker.conftest import StartWorker
 from tests.worker.coordinator import Connection, Coordinator
@@ -58,9 +59,12 @@ async def gone(tmp_path: Path, connection: Connection, key: LeaseKey) -> None:
 
 
 async def no_more_children_than(before: list[psutil.Process]) -> None:
+    """Wait for the end of all others, leaving it to their parent to collect them."""
     async with asyncio.timeout(5):
-        while any(is_alive(c.pid) for c in psutil.Process().children() if c not in before):
-            await asyncio.sleep(0)
+        for child in set(psutil.Process().children()) - set(before):
+            with suppress(ChildProcessError):
+                ended = os.WEXITED | os.WNOWAIT
+                await asyncio.to_thread(os.waitid, os.P_PID, child.pid, ended)
 
 
 # ---------------------------------------------------------------------------------- enrolment
