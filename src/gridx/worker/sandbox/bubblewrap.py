@@ -32,6 +32,7 @@ NAME = "bubblewrap"
 _MB = 1 << 20
 _PAGE_BYTES = 4096
 _FILES_PER_MB = 128
+_WAITING_MIN, _WAITING_MAX = 2, 8  # each takes 2 MB
 _FILES_MIN = 4096
 _ENDING_SHOWS_S = 1.0
 _REMOVALS_MAX, _REMOVAL_WAIT_S = 200, 0.01  # the kernel lets go of a dead process's group late
@@ -54,15 +55,15 @@ _log = get_logger(__name__)
 class Bubblewrap:
     """Runs programs in namespaces of their own on Linux.
 
-    `waiting_max` worlds wait ready for a program; with `template`, Python jobs run in an
-    interpreter that waits in them, instead of one that is started for them.
+    `waiting_max` worlds wait ready for a program, by default one for each processor; with
+    `template`, Python jobs run in an interpreter that waits in them, instead of a new one.
     """
 
     def __init__(
-        self, clock: Clock | None = None, *, waiting_max: int = 2, template: bool = True
+        self, clock: Clock | None = None, *, waiting_max: int | None = None, template: bool = True
     ) -> None:
         self._clock = clock or SystemClock()
-        self._waiting_max = waiting_max
+        self._waiting_max = _one_a_cpu() if waiting_max is None else waiting_max
         self._template = template
         self._interpreters = find_interpreters()
         self._environment = {
@@ -208,6 +209,10 @@ class Bubblewrap:
 def _is_read_at_start(variable: str) -> bool:
     """Whether an interpreter, its C library or loader look at it before the program runs."""
     return variable.startswith(_READ_AT_START)
+
+
+def _one_a_cpu() -> int:
+    return max(_WAITING_MIN, min(_WAITING_MAX, len(os.sched_getaffinity(0))))
 
 
 def _allowance(limits: Limits) -> Allowance:

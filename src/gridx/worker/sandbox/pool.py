@@ -32,7 +32,8 @@ class Pool:
         self._slots: set[int] = set()
         self._made = 0
         self._tasks = Tasks()
-        self._refilling: asyncio.Task[None] | None = None
+        self._making = 0
+        self._closing = False
         self._in_use = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -62,14 +63,16 @@ class Pool:
         return await self._box.ends_within(seconds)
 
     def refill(self) -> None:
-        """Make what is missing, in the background."""
-        if not self._box.alive:
+        """Make what is missing, in the background and side by side: making is mostly waiting."""
+        if self._closing or not self._box.alive:
             return
-        if self._refilling is None or self._refilling.done():
-            self._refilling = self._tasks.start("refill worlds", self._refill())
+        for _ in range(self._waiting_max - len(self._waiting) - self._making):
+            self._making += 1
+            self._tasks.start("make a world", self._add_one())
 
     async def close(self) -> None:
         """Take down every world with its box, and wait until those in use were let go."""
+        self._closing = True
         await self._tasks.close()
         while self._waiting:
             self._take_down(self._waiting.popleft())
@@ -90,13 +93,13 @@ class Pool:
             self._take_down(world)
         return None
 
-    async def _refill(self) -> None:
-        while len(self._waiting) < self._waiting_max and self._box.alive:
-            try:
-                self._waiting.append(await self._make())
-            except (OSError, Unavailable) as failure:
-                _log.warning("world_not_made", why=str(failure))
-                return
+    async def _add_one(self) -> None:
+        try:
+            self._waiting.append(await self._make())
+        except (OSError, Unavailable) as failure:
+            _log.warning("world_not_made", why=str(failure))
+        finally:
+            self._making -= 1
 
     async def _make(self) -> World:
         slot = next(each for each in range(len(self._slots) + 1) if each not in self._slots)

@@ -73,7 +73,6 @@ def _prepare(supervisor: socket.socket, uid: int, setup: Setup) -> None:
         (resource.RLIMIT_MSGQUEUE, _QUEUED_BYTES),
     ):
         resource.setrlimit(kind, (most, most))
-    python.make_ready(setup.modules_at_start)
     kernel.install_filter(setup.filter)
     supervisor.send(READY)
 

@@ -25,20 +25,21 @@ _forgotten: list[types.ModuleType] = []
 """What the template had imported: taking it apart would only cost time."""
 
 
-def make_ready(modules_at_start: frozenset[str]) -> None:
-    """Do ahead, while nobody waits, what does not depend on the program.
+def forget_template(modules_at_start: frozenset[str]) -> None:
+    """Leave the interpreter as it was before the template imported what it needs.
 
-    What is done here is also paid here: each page of the template's that is written to is copied.
+    The template does so once for all its children. What it uses it still holds; what that imports
+    late is forgotten again before a program runs.
     """
     _at_start.update(modules_at_start)
-    _forget_template()
+    _forget_modules()
     sys.path.insert(0, "")
     os.environ.clear()
-    exec(compile("import sys\nprint = print\n", "", "exec"), {"__builtins__": builtins})
 
 
-def _forget_template() -> None:
-    _forgotten.extend(sys.modules.pop(name) for name in set(sys.modules) - _at_start)
+def _forget_modules() -> None:
+    late = set(sys.modules) - _at_start
+    _forgotten.extend(sys.modules.pop(name) for name in late)
 
 
 def compiled(path: str) -> types.CodeType | None:
@@ -55,7 +56,7 @@ def run(
     code: types.CodeType, path: str, argv: Sequence[bytes], environment: Mapping[bytes, bytes]
 ) -> NoReturn:
     """Run `code`, compiled from `path`, and end the process as the interpreter would."""
-    _forget_template()
+    _forget_modules()
     os.environb.update(environment)
     sys.argv = [path, *(os.fsdecode(each) for each in argv)]
     sys.orig_argv = [sys.executable, *sys.argv]

@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import socket
-import time
 from collections.abc import Callable
 
 from gridx.worker.sandbox.inside import job, kernel
@@ -79,17 +78,16 @@ def _be_child(body: Callable[[], None]) -> None:
 def _make_world(uid: int, mapped: bool) -> int:
     """Unshare everything and mount what is the job's own; returns the root of its disk, open."""
     kinds = kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWPID | kernel.NEWNET
-    kernel.set_dumpable(True)  # so that it may write to its own files in /proc
     if mapped:
         kernel.unshare(kinds)
     else:
         # Where all jobs are one user to the host, a user namespace each has them counted apart.
         gid = os.getgid()
+        kernel.set_dumpable(True)  # so that it may write to its own files in /proc
         kernel.unshare(kinds | kernel.NEWUSER)
         _write_own("setgroups", "deny")
         _write_own("uid_map", f"{uid} {uid} 1")
         _write_own("gid_map", f"{gid} {gid} 1")
-    _hide_uptime()
     kernel.sethostname("job")
     kernel.loopback_up()
     # One file system holds the work folder and /tmp, so that one bound and one look cover both.
@@ -103,17 +101,6 @@ def _make_world(uid: int, mapped: bool) -> int:
     kernel.mount(f"{TMP}/tmp", TMP, None, kernel.BIND)
     kernel.mount("shm", SHM, "tmpfs", _NO_RUNNING, "mode=1777,size=1m,nr_inodes=64")
     return disk
-
-
-def _hide_uptime() -> None:
-    """Let the job's clocks that count from the machine's start count from its own."""
-    try:
-        kernel.unshare(kernel.NEWTIME)
-    except OSError:
-        return  # a kernel without time namespaces: the uptime is no secret worth a job
-    monotonic = -int(time.clock_gettime(time.CLOCK_MONOTONIC))
-    boot = -int(time.clock_gettime(time.CLOCK_BOOTTIME))
-    _write_own("timens_offsets", f"monotonic {monotonic} 0\nboottime {boot} 0\n")
 
 
 def _write_own(file: str, text: str) -> None:

@@ -8,10 +8,11 @@ import gc
 import os
 import signal
 import socket
+import time
 from dataclasses import replace
 
 from gridx.worker.sandbox.inside import filter as calls
-from gridx.worker.sandbox.inside import kernel, supervisor
+from gridx.worker.sandbox.inside import kernel, python, supervisor
 from gridx.worker.sandbox.inside.wire import BOX_UIDS, READY, SPAWN, Setup
 
 _MESSAGE_BYTES_MAX = 64
@@ -24,18 +25,20 @@ def main(descriptor: int, first_host_uid: int | None, modules_at_start: frozense
     if first_host_uid is not None:
         _leave_root(first_host_uid)
     kernel.empty_bounding_set()
-    kernel.set_dumpable(False)
     os.umask(0o022)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are nobody's to wait for
-    gc.collect()
-    gc.freeze()
     common = Setup(
         slot=0,
         mapped=first_host_uid is not None,
         groups=(),
         filter=calls.compile_filter(os.uname().machine),
-        modules_at_start=modules_at_start,
     )
+    kernel.set_dumpable(True)  # so that it may write to its own files in /proc
+    _hide_uptime()
+    kernel.set_dumpable(False)
+    python.forget_template(modules_at_start)
+    gc.collect()
+    gc.freeze()
     worker.send(READY)
     while True:
         message, descriptors, _, _ = socket.recv_fds(worker, _MESSAGE_BYTES_MAX, _DESCRIPTORS_MAX)
@@ -56,6 +59,18 @@ def _spawn(worker: socket.socket, common: Setup, message: bytes, descriptors: li
             os._exit(1)
     for each in descriptors:
         os.close(each)
+
+
+def _hide_uptime() -> None:
+    """Let the clocks of jobs that count from the machine's start count from the template's."""
+    try:
+        kernel.unshare(kernel.NEWTIME)
+    except OSError:
+        return  # a kernel without time namespaces: the uptime is no secret worth a job
+    monotonic = -int(time.clock_gettime(time.CLOCK_MONOTONIC))
+    boot = -int(time.clock_gettime(time.CLOCK_BOOTTIME))
+    with open("/proc/self/timens_offsets", "w", encoding="ascii") as offsets:
+        offsets.write(f"monotonic {monotonic} 0\nboottime {boot} 0\n")
 
 
 def _leave_root(first_host_uid: int) -> None:

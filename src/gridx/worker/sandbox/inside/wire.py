@@ -37,15 +37,13 @@ class Setup:
     """What a supervisor knows before its program comes.
 
     `mapped` says that many uids exist in the box, so that each slot has its own; `groups` are open
-    `cgroup.procs` files to join; `filter` is the compiled system call filter; `modules_at_start`
-    names what an interpreter has imported by itself before it runs a file.
+    `cgroup.procs` files to join; `filter` is the compiled system call filter.
     """
 
     slot: int
     mapped: bool
     groups: tuple[int, ...]
     filter: bytes
-    modules_at_start: frozenset[str]
 
 
 @dataclass(frozen=True)
