@@ -177,7 +177,8 @@ def test_api_keys(alice: Person, stranger: Person) -> None:
     assert "ci" in alice.ok("key", "list")
     assert key not in alice.ok("key", "list")
     assert stranger.ok("run", "-c", "print(1)", GRIDX_TOKEN=key) == "1\n"
-    denied = stranger.gridx("credits", "balance", GRIDX_TOKEN=key, GRIDX_USER="alice")
+    assert "alice" in stranger.ok("whoami", GRIDX_TOKEN=key)
+    denied = stranger.gridx("credits", "balance", GRIDX_TOKEN=key)
     assert denied.returncode == 1
     alice.ok("key", "delete", made["key_id"])
     assert stranger.gridx("ps", GRIDX_TOKEN=key).returncode == 1

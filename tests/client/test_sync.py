@@ -119,11 +119,13 @@ def test_refusals_are_the_coordinators_own(client: Client, grid: Grid) -> None:
 
 
 def test_credits_and_workers(client: Client, account: Account) -> None:
+    who = client.caller()
+    assert (who.user_id, who.role) == (account.user_id, "user")
     moved = client.transfer("admin", "1.5", "thanks")
     assert (moved.source, moved.to, moved.amount) == (account.user_id, "admin", "1.500000")
-    line = next(iter(client.statement(account.user_id)))
+    line = next(client.statement())
     assert (line.kind, line.amount, line.counterpart) == ("transfer", "-1.500000", "admin")
-    assert client.balance(account.user_id).available == "98.500000"
+    assert client.balance().available == "98.500000"
     assert [worker.owner_id for worker in client.workers()] == ["admin"]
     assert client.status().workers.total == 1
     assert client.call(calls.health()).status == "healthy"

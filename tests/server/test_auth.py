@@ -32,7 +32,7 @@ def test_the_document_lists_every_path_of_the_contract(shared: Running) -> None:
     assert set(operations(shared)) == {
         ("POST", "/users"), ("GET", "/users"), ("POST", "/users/{user_id}/suspend"),
         ("POST", "/users/{user_id}/unsuspend"), ("POST", "/auth/token"), ("DELETE", "/auth/token"),
-        ("POST", "/auth/password"), ("POST", "/invites"), ("GET", "/auth/keys"),
+        ("GET", "/auth/me"), ("POST", "/auth/password"), ("POST", "/invites"), ("GET", "/auth/keys"),
         ("POST", "/auth/keys"), ("DELETE", "/auth/keys/{key_id}"), ("POST", "/jobs"),
         ("POST", "/jobs/batch"), ("GET", "/jobs"), ("GET", "/jobs/{job_id}"),
         ("GET", "/jobs/{job_id}/logs"), ("GET", "/jobs/{job_id}/events"), ("GET", "/events"),

@@ -114,22 +114,20 @@ def logout(*, remote: Remote) -> None:
 
 
 def whoami(json: Json = False, *, remote: Remote) -> None:
-    """Show who you are, where, and what you have."""
-    from gridx.cli.remote import user_of
-
+    """Show who you are, where, and what you may do."""
     with remote.client() as client:
-        user_id = user_of(client)
-        balance = client.balance(user_id)
+        who = client.caller()
         where = client.endpoint.url
     if json:
-        output.show_json({"url": where, **balance.model_dump()})
+        output.show_json({"url": where, **who.model_dump()})
         return
     output.show_fields(
         [
-            ("user", balance.user_id),
+            ("user", who.user_id),
+            ("role", who.role),
             ("grid", where),
-            ("available", balance.available),
-            ("held", balance.held),
+            ("may", ", ".join(who.scopes)),
+            ("until", who.expires_at or "it is deleted"),
         ]
     )
 

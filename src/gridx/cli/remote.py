@@ -64,13 +64,8 @@ def check_names() -> None:
 
 
 def user_of(client: "Client", given: str | None = None) -> str:
-    """The user a command is about: the one named, else who is logged in."""
-    user_id = given or client.endpoint.user_id or os.environ.get("GRIDX_USER")
-    if not user_id:
-        raise InvalidInput(
-            "It is not known who you are here: run `gridx login`, or name the user (GRIDX_USER)"
-        )
-    return user_id
+    """The user a command is about: the one named, else whose token it is."""
+    return given or client.endpoint.user_id or client.caller().user_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

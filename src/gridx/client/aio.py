@@ -177,12 +177,19 @@ class AsyncClient:
         """The workers of the grid that the caller may see."""
         return self.each(lambda cursor: calls.workers(cursor=cursor))
 
-    async def balance(self, user_id: str) -> http.BalanceView:
-        return await self.call(calls.balance(user_id))
+    async def caller(self) -> http.CallerView:
+        """Who this client is to the grid."""
+        return await self.call(calls.caller())
 
-    def statement(self, user_id: str) -> AsyncIterator[http.StatementLineView]:
-        """Every movement of a user's credits, newest first."""
-        return self.each(lambda cursor: calls.statement(user_id, cursor=cursor))
+    async def balance(self, user_id: str | None = None) -> http.BalanceView:
+        """The caller's own credits, or (as an administrator) another user's."""
+        return await self.call(calls.balance(user_id or (await self.caller()).user_id))
+
+    async def statement(self, user_id: str | None = None) -> AsyncIterator[http.StatementLineView]:
+        """Every movement of the caller's (or that user's) credits, newest first."""
+        whose = user_id or (await self.caller()).user_id
+        async for line in self.each(lambda cursor: calls.statement(whose, cursor=cursor)):
+            yield line
 
     async def transfer(self, to: str, amount: str, memo: str | None = None) -> http.TransferView:
         """Give `amount` credits (a decimal string) of the caller's own to another user."""

@@ -236,6 +236,11 @@ def log_in(user_id: str, password: str) -> Call[http.TokenView]:
     return Call("POST", "/auth/token", read, body=body, carries_secret=True)
 
 
+def caller() -> Call[http.CallerView]:
+    """Whose token it is, and what it may do."""
+    return Call("GET", "/auth/me", http.CallerView.model_validate_json)
+
+
 def log_out() -> Call[None]:
     return Call("DELETE", "/auth/token", _nothing)
 

@@ -186,12 +186,18 @@ class Client:
         """The workers of the grid that the caller may see."""
         return self.each(lambda cursor: calls.workers(cursor=cursor))
 
-    def balance(self, user_id: str) -> http.BalanceView:
-        return self.call(calls.balance(user_id))
+    def caller(self) -> http.CallerView:
+        """Who this client is to the grid."""
+        return self.call(calls.caller())
 
-    def statement(self, user_id: str) -> Iterator[http.StatementLineView]:
-        """Every movement of a user's credits, newest first."""
-        return self.each(lambda cursor: calls.statement(user_id, cursor=cursor))
+    def balance(self, user_id: str | None = None) -> http.BalanceView:
+        """The caller's own credits, or (as an administrator) another user's."""
+        return self.call(calls.balance(user_id or self.caller().user_id))
+
+    def statement(self, user_id: str | None = None) -> Iterator[http.StatementLineView]:
+        """Every movement of the caller's (or that user's) credits, newest first."""
+        whose = user_id or self.caller().user_id
+        return self.each(lambda cursor: calls.statement(whose, cursor=cursor))
 
     def transfer(self, to: str, amount: str, memo: str | None = None) -> http.TransferView:
         """Give `amount` credits (a decimal string) of the caller's own to another user."""

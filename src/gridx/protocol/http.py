@@ -251,6 +251,15 @@ class TokenView(View):
     expires_at: str
 
 
+class CallerView(View):
+    """Who a token belongs to, and what it may do; `expires_at` is null for a key without end."""
+
+    user_id: str
+    role: str
+    scopes: list[str]
+    expires_at: str | None
+
+
 class InviteView(View):
     invite: str
 

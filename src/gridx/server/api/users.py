@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Query
 
 from gridx.clock import to_rfc3339
+from gridx.domain.errors import Denied
 from gridx.domain.money import format_credits, parse_credits
 from gridx.domain.user import User
 from gridx.protocol import http
@@ -34,6 +35,20 @@ async def log_in(call: Call, body: http.LoginBody) -> http.TokenView:
     await call.limit_tries("login", body.user_id)
     issued = await call.grid.users.log_in(body.user_id, body.password)
     return http.TokenView(token=issued.token, expires_at=to_rfc3339(issued.expires_at))
+
+
+@operations.add("GET", "/auth/me", http.CallerView)
+async def get_caller(call: Call) -> http.CallerView:
+    """Whose token this request came with, and what it may do."""
+    who = call.who
+    if who.worker_id is not None:
+        raise Denied("A worker's token opens the worker socket only")
+    return http.CallerView(
+        user_id=who.user_id,
+        role=who.role.value,
+        scopes=sorted(scope.value for scope in who.scopes),
+        expires_at=None if who.expires_at is None else to_rfc3339(who.expires_at),
+    )
 
 
 @operations.add("DELETE", "/auth/token", status=204)
