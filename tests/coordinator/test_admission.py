@@ -5,7 +5,7 @@ import pytest
 from gridx.domain.user import Principal
 from tests.coordinator.driving import Driver
 
-PASSWORD = "carol's password"  # noqa: S105
+PASSWORD = "carol's password"
 
 
 @pytest.mark.parametrize("invited", [True, False])
