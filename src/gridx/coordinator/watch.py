@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gridx.bus.base import Bus, job_topic, user_topic
 from gridx.coordinator.jobs import visible_job
 from gridx.domain.attempt import Reason
-from gridx.domain.errors import Detail, InvalidInput, NotFound
+from gridx.domain.errors import Detail, InvalidInput
 from gridx.domain.job import FINAL, Job, JobStatus
 from gridx.domain.user import Principal, Scope
 from gridx.storage import attempts, events, jobs
@@ -90,8 +90,10 @@ class _LogReader:
     def rest(self) -> Iterator[LogPiece]:
         """What is left of characters that never became whole."""
         for stream, decoder in self._decoders.items():
+            offset, rest = self._seen[stream], len(decoder.getstate()[0])
             if text := decoder.decode(b"", final=True):
-                yield LogPiece(self._id(), stream, self._seen[stream], text, self._attempt)
+                self._seen[stream] = offset + rest
+                yield LogPiece(self._id(), stream, offset, text, self._attempt)
 
     def _id(self) -> str:
         return f"{self._attempt}.{self._seen['stdout']}.{self._seen['stderr']}"
@@ -158,10 +160,8 @@ class Watch:
         listener = self._bus.listen(user_topic(user_id))
         try:
             while True:
-                found = await self._database.read(
-                    lambda connection, last=last: events.read(
-                        connection, user_id, last, job_id, _EVENTS
-                    )
+                over, found = await self._database.read(
+                    lambda connection, last=last: _look(connection, user_id, job_id, last)
                 )
                 for event in found:
                     last = event.number
@@ -169,7 +169,7 @@ class Watch:
                     if job_id is not None and event.status in FINAL:
                         return
                 if len(found) < _EVENTS:
-                    if job_id is not None and not found and await self._is_final(job_id):
+                    if over:
                         return  # resumed behind its last event
                     await listener.wait(POLL_S)
         finally:
@@ -181,11 +181,14 @@ class Watch:
             return who.user_id, events.last_number(connection, who.user_id)
         return visible_job(connection, who, job_id).user_id, 0
 
-    async def _is_final(self, job_id: str) -> bool:
-        found = await self._database.read(lambda c: jobs.find_states(c, [job_id]))
-        if job_id not in found:
-            raise NotFound("There is no such job")
-        return found[job_id].status in FINAL
+
+def _look(
+    connection: Connection, user_id: str, job_id: str | None, after: int
+) -> tuple[bool, list[JobEvent]]:
+    """Whether the one job is over, and the next events; in this order, so that its end is there."""
+    states = {} if job_id is None else jobs.find_states(connection, [job_id])
+    over = any(state.status in FINAL for state in states.values())
+    return over, events.read(connection, user_id, after, job_id, _EVENTS)
 
 
 def _parse_position(resume: str | None) -> tuple[int, int, int]:
