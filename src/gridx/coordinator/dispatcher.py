@@ -114,7 +114,7 @@ class Dispatcher:
         seats = [
             Seat(session.worker, session.free)
             for session in self.sessions.values()
-            if not session.closed
+            if session.takes_work
         ]
         if not seats or not self._queues:
             return False
@@ -212,7 +212,7 @@ class Dispatcher:
             by_worker.setdefault(c.worker_id, []).append(c)
         for worker_id, mine in by_worker.items():
             session = self.sessions.get(worker_id)
-            if session is None or session.closed:
+            if session is None or not session.takes_work:
                 await self.take_back([c.attempt.lease for c in mine])
                 continue
             session.place([_placed(c, now) for c in mine])

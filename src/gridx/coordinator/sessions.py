@@ -172,6 +172,7 @@ class Session:
         self.load: float | None = None
         self.heard_s = clock.monotonic()
         self.closed = False
+        self._leaving = False
         self._ended = False
         self._recorder = recorder
         self._clock = clock
@@ -199,6 +200,8 @@ class Session:
     async def report(self, report: Report) -> None:
         """Queue what the worker said, in order; waits while too much is queued."""
         self.heard_s = self._clock.monotonic()
+        if isinstance(report, LeavingReport):
+            self._leaving = True  # at once: what it hands over must not come back to it
         self._inbox.append((report, self.heard_s))
         self._idle.clear()
         self._came.set()
@@ -228,6 +231,11 @@ class Session:
     def start(self) -> None:
         """Begin to take reports."""
         self._tasks.start(f"session-{self.worker_id}", self._loop())
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether attempts may be placed here: it neither ended nor said that it leaves."""
+        return not (self.closed or self._leaving)
 
     @property
     def free(self) -> Resources:

@@ -1,0 +1,70 @@
+"""Houses for the tests of this folder: one that most share, and fresh ones for those that break it.
+
+The shared house has a worker of its own people: `olive` owns it, so that what others run there is
+billed. Every test leaves an exact ledger behind.
+"""
+
+import shutil
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.house import House
+from tests.e2e.people import Person
+
+OpenHouse = Callable[..., House]
+
+
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file as `gridx init` makes it, to be copied."""
+    folder = tmp_path_factory.mktemp("made")
+    file = folder / "gridx.db"
+    House(folder, f"sqlite:///{file}").initialise()
+    return file
+
+
+@contextmanager
+def opened(folder: Path, made: Path, *flags: str, **settings: str) -> Generator[House]:
+    """A house on SQLite that serves."""
+    shutil.copyfile(made, folder / "gridx.db")
+    house = House(folder, f"sqlite:///{folder / 'gridx.db'}", settings, flags)
+    try:
+        house.start()
+        yield house
+    finally:
+        house.close()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Generator[House]:
+    with opened(tmp_path_factory.mktemp("shared"), made_store) as house:
+        house.person("olive")
+        house.worker("olive")
+        yield house
+
+
+@pytest.fixture
+def house(shared: House) -> Generator[House]:
+    """The shared house, with `olive`'s worker in it."""
+    yield shared
+    shared.verify()
+
+
+@pytest.fixture
+def alice(house: House) -> Person:
+    """A new user of the shared house."""
+    return house.person()
+
+
+@pytest.fixture
+def open_house(tmp_path: Path, made_store: Path) -> Generator[OpenHouse]:
+    """Opens a house of the test's own, on SQLite."""
+    with ExitStack() as stack:
+
+        def open_one(*flags: str, **settings: str) -> House:
+            return stack.enter_context(opened(tmp_path, made_store, *flags, **settings))
+
+        yield open_one
