@@ -13,7 +13,7 @@ import uvloop
 from gridx.clock import SystemClock
 from gridx.config import Settings, load_settings
 from gridx.coordinator.grid import initialise
-from gridx.server.app import Serving, policy_of, serve
+from gridx.server.app import Serving, policy_of, serving
 
 PASSWORD = "correct horse"
 GENEROUS = {
@@ -62,10 +62,10 @@ class Api:
 class Running:
     """A coordinator that serves until it is told to stop."""
 
-    def __init__(self, serving: Serving, client: httpx2.Client, stop: Callable[[], object]) -> None:
+    def __init__(self, it: Serving, client: httpx2.Client, stop: Callable[[], object]) -> None:
         self.stop = stop
-        self.url = serving.url
-        self.serving = serving
+        self.url = it.url
+        self.serving = it
         self.client = client
         self.admin = self.log_in("admin")
         self._users = 0
@@ -110,11 +110,10 @@ def running(settings: Settings) -> Generator[Running]:
         stop = asyncio.Event()
         handle.append((asyncio.get_running_loop(), stop))
 
-        async def ready(serving: Serving) -> None:
-            found.append(serving)
+        async with serving(settings, SystemClock()) as it:
+            found.append(it)
             started.set()
-
-        await serve(settings, ready=ready, stop=stop)
+            await stop.wait()
 
     def run() -> None:
         try:

@@ -1,14 +1,13 @@
 """The composition root: settings become a grid and the application that serves it.
 
-`create_app` puts the operations together; `serve` runs a coordinator from its opening to its end in
+`create_app` puts the operations together; `serving` is a coordinator from its opening to its end in
 order: streams and sockets are told first, so that they end by themselves, then the listener waits
 for the rest, then the grid closes.
 """
 
 import asyncio
 import contextlib
-import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 
 from gridx import __version__
-from gridx.clock import Clock, SystemClock
+from gridx.clock import Clock
 from gridx.config import Settings
 from gridx.coordinator.grid import Grid
 from gridx.domain.money import MICROCREDITS
@@ -31,7 +30,7 @@ from gridx.server.api import accounts, jobs, keys, output, service, users, worke
 from gridx.server.auth import Addresses
 from gridx.server.documents import add_documents
 from gridx.server.front import Dispatch, Envelope, Table
-from gridx.server.lifetime import Closing, Slots
+from gridx.server.lifetime import Closing, Room, Slots
 from gridx.server.listener import Listener
 from gridx.server.operation import Operation, Operations, Parts
 from gridx.server.worker_socket import PATH, WorkerSocket
@@ -43,6 +42,9 @@ DESCRIPTION = (
     "second. Times are RFC 3339 in UTC, credits are decimal strings with six places, durations "
     "are seconds. Every error has the shape of ErrorView."
 )
+
+BODIES_BYTES_MAX = 512 * 1024 * 1024
+"""How much all bodies that are being read may take together."""
 
 FAREWELL_S = 3.0
 """How long streams and sockets may take to end by themselves."""
@@ -98,6 +100,7 @@ def create_app(settings: Settings, grid: Grid, clock: Clock) -> FastAPI:
         closing=Closing(),
         streams=Slots("streams", settings.server.streams_max),
         sockets=Slots("worker sockets", settings.server.sockets_max),
+        bodies=Room(BODIES_BYTES_MAX),
     )
     app = FastAPI(
         title="Grid-X",
@@ -161,31 +164,13 @@ class Serving:
     parts: Parts
 
 
-async def serve(
-    settings: Settings,
-    *,
-    ready: Callable[[Serving], Awaitable[None]] | None = None,
-    stop: asyncio.Event | None = None,
-    clock: Clock | None = None,
-) -> None:
-    """Run a coordinator until SIGINT or SIGTERM, or until `stop` is set.
-
-    Migrates and opens the store, listens, calls `ready`, and at the end closes streams, sockets,
-    the listener and the grid in this order. With `stop` given, signals are the caller's to handle.
-    Raises `GridError` when the grid cannot be opened and `Unavailable` when the port cannot.
-    """
-    with contextlib.ExitStack() as signals:
-        end = stop or signals.enter_context(_stopped_by_signals())
-        async with serving(settings, clock or SystemClock()) as it:
-            if ready is not None:
-                await ready(it)
-            await end.wait()
-            _log.info("stopping")
-
-
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, clock: Clock) -> AsyncGenerator[Serving]:
-    """A coordinator that serves while inside."""
+    """A coordinator that serves while inside.
+
+    Migrates and opens the store, then listens. Raises `GridError` when the grid cannot be opened,
+    `Unavailable` when the port cannot. Signals are the caller's to handle.
+    """
     grid = Grid(policy_of(settings), clock)
     await grid.open()
     tasks = Tasks()
@@ -222,16 +207,3 @@ def _warn(settings: Settings, url: str) -> None:
             danger="passwords, tokens and jobs can be read and changed on the network",
             advice="give --tls-cert and --tls-key, or put a proxy with TLS in front",
         )
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Generator[asyncio.Event]:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

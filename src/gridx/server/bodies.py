@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import NoReturn, TypeVar, cast
 from urllib.parse import parse_qsl
 
@@ -36,10 +36,13 @@ BREATH_SPECS = 200
 M = TypeVar("M", bound=BaseModel)
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], bytes_max: int) -> bytes:
+async def read_body(
+    receive: Receive, headers: Mapping[bytes, bytes], bytes_max: int, take: Callable[[int], None]
+) -> bytes:
     """The whole body; raises `TooLarge` as soon as it is known to be over `bytes_max`.
 
-    Raises `InvalidInput` when the client stops in the middle.
+    `take` is told of each part before it is kept. Raises `InvalidInput` when the client stops in
+    the middle.
     """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > bytes_max:
@@ -60,6 +63,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], bytes_max:
         size += len(part)
         if size > bytes_max:
             raise _too_large(bytes_max)
+        take(len(part))
         parts.append(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

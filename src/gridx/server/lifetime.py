@@ -1,7 +1,7 @@
-"""What long answers share: the end of the server, and how many of them there may be at once."""
+"""What requests share: the end of the server, and how much of it they may take at once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 
 from gridx.domain.errors import Unavailable
@@ -77,3 +77,31 @@ class Slots:
             self.taken -= 1
             if not self.taken:
                 self._none.set()
+
+
+class Room:
+    """At most `bytes_max` taken by everybody together."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self.taken_bytes = 0
+
+    @contextmanager
+    def share(self) -> Generator[Callable[[int], None]]:
+        """What is inside takes bytes by calling what it is given, and gives them back at its end.
+
+        Taking raises `Unavailable` when there is no room.
+        """
+        mine = 0
+
+        def take(count: int) -> None:
+            nonlocal mine
+            if self.taken_bytes + count > self._bytes_max:
+                raise Unavailable("Too much is being sent at once: try again in a moment")
+            mine += count
+            self.taken_bytes += count
+
+        try:
+            yield take
+        finally:
+            self.taken_bytes -= mine

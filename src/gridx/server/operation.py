@@ -30,7 +30,7 @@ from gridx.protocol.spec import USER_ID, BatchBody
 from gridx.server import answers
 from gridx.server.auth import Addresses, bearer_token, is_loopback, rate_key
 from gridx.server.bodies import canonical_hash, parse_batch, parse_body, parse_query, read_body
-from gridx.server.lifetime import Closing, Slots
+from gridx.server.lifetime import Closing, Room, Slots
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,200}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -84,6 +84,7 @@ class Parts:
     closing: Closing
     streams: Slots
     sockets: Slots
+    bodies: Room
 
 
 class Call(Request):
@@ -262,9 +263,17 @@ class Operation(APIRoute):
         if not declared.is_open:
             call.token = bearer_token(dict(scope["headers"]))
             call.who = await self.parts.grid.users.authenticate(call.token)
+        if not takes.body:
+            return await self._checked(call)
+        with self.parts.bodies.share() as take:
+            headers = dict(scope["headers"])
+            call.raw = await read_body(call.receive, headers, self._bytes_max(), take)
+            return await self._checked(call)
+
+    async def _checked(self, call: Call) -> ASGIApp:
+        declared, takes = self.declared, self.takes
+        scope = call.scope
         given: dict[str, object] = {}
-        if takes.body:
-            call.raw = await read_body(call.receive, dict(scope["headers"]), self._bytes_max())
         for name, rule in takes.ids.items():
             given[name] = _id(rule, scope["path_params"][name])
         query = parse_query(scope["query_string"], takes.query[1] if takes.query else None)
