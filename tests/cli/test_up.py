@@ -94,3 +94,14 @@ def test_the_password_given_is_the_administrators(tmp_path: Path) -> None:
     with grid_up(tmp_path / "data", "--no-worker") as grid:
         assert PASSWORD not in grid.process.output
         grid.person(tmp_path / "home", "admin")
+
+
+def test_ctrl_c_in_the_middle_of_starting_is_quiet(tmp_path: Path) -> None:
+    words = (GRIDX, "up", "--data", str(tmp_path / "data"), "--port", "0")
+    environment = clean_environment(tmp_path, GRIDX_ADMIN_PASSWORD=PASSWORD)
+    with running(*words, env=environment) as process:
+        process.wait_for("data in")
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all of them
+        assert process.wait(10) == 0
+        assert "Traceback" not in process.output
+        assert process.family() == set()

@@ -6,6 +6,9 @@ Nothing heavy is imported before a command needs it, so that help answers at onc
 
 def main() -> None:
     """Run `gridx` with the arguments of this process."""
-    from gridx.cli.app import build
+    try:
+        from gridx.cli.app import build
 
-    build()(prog_name="gridx")
+        build()(prog_name="gridx")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

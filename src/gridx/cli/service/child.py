@@ -43,8 +43,6 @@ def main() -> int:
 
 def _ends_with(parent: int) -> bool:
     """Have the kernel end this process with its parent; False when that is gone already."""
-    # Ctrl-C goes to the whole group, but it is the parent who ends us, in its order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == parent

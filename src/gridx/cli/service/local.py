@@ -7,6 +7,7 @@ there is an address and a token. It stays in our process group and dies with us.
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -38,11 +39,17 @@ class WorkerChild:
 
     def __init__(self) -> None:
         """Start it; it waits for its order."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "gridx.cli.service.child", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        # Ctrl-C goes to the whole group, but it is we who end the child, in our order: what is
+        # ignored here when it starts, it ignores from its first moment.
+        usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gridx.cli.service.child", str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        finally:
+            signal.signal(signal.SIGINT, usual)
 
     async def start(self, order: Order) -> str:
         """Make it a worker; gives its id once the coordinator has accepted it.
