@@ -46,17 +46,28 @@ def version_of(interpreter: Interpreter) -> str:
 
 
 def _python() -> Interpreter:
-    """The interpreter that runs the worker, without the worker's virtual environment.
-
-    It may live in a home folder (pyenv, uv, conda): then its own prefix is shown, at the same place
-    because programs and libraries in it may hold absolute paths, and nothing else of the home.
-    """
+    """The interpreter that runs the worker, without the worker's virtual environment."""
     prefix = Path(sys.base_prefix).resolve()
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     candidates = [prefix / "bin" / name, prefix / "bin" / "python3", Path(sys.executable).resolve()]
     program = next(each for each in candidates if each.exists())
-    shown = () if prefix.is_relative_to(_SYSTEM) else ((str(prefix), str(prefix)),)
-    return Interpreter("python", str(program), "main.py", str(program), shown)
+    shown = () if prefix.is_relative_to(_SYSTEM) else shown_of(prefix, name, Path.home())
+    binds = tuple((str(each), str(each)) for each in shown)
+    return Interpreter("python", str(program), "main.py", str(program), binds)
+
+
+def shown_of(prefix: Path, name: str, home: Path) -> tuple[Path, ...]:
+    """What to show of an interpreter called `name` that was installed at `prefix`.
+
+    It may live in a home folder (pyenv, uv, conda): its own prefix is shown, at the same place
+    because programs and libraries in it may hold absolute paths, and nothing else of the home.
+    Where the prefix is the home itself, only the interpreter's files in it are.
+    """
+    if not home.resolve().is_relative_to(prefix):
+        return (prefix,)
+    libraries = (prefix / "lib").glob(f"lib{name}*.so*")
+    files = (prefix / "bin" / name, prefix / "bin" / "python3", prefix / "lib" / name, *libraries)
+    return tuple(each for each in files if each.exists())
 
 
 def _node() -> Interpreter | None:
