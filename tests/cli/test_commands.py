@@ -137,7 +137,7 @@ def test_a_login_and_its_end(stranger: Person, tmp_path: Path) -> None:
     assert not login.exists()
     ended = stranger.gridx("ps", GRIDX_TOKEN=token)
     assert ended.returncode == 1
-    assert "error:" in ended.stderr
+    assert "run `gridx login`" in ended.stderr
 
 
 def test_a_secret_on_the_command_line_is_warned_of(stranger: Person) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from gridx.domain.errors import GridError
+from gridx.domain.errors import GridError, Unauthenticated
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,8 +73,11 @@ def complain(text: str) -> None:
 
 def fail(error: GridError) -> None:
     """Tell a refusal, with the fields it is about when the message does not name them."""
-    told = [f"{d.field}: {d.message}" for d in error.details if d.message not in error.message]
-    complain("; ".join([error.message, *told]))
+    message = error.message
+    if isinstance(error, Unauthenticated) and "token" in message:
+        message = f"{message.partition(':')[0]}: run `gridx login`, or set GRIDX_TOKEN"
+    told = [f"{d.field}: {d.message}" for d in error.details if d.message not in message]
+    complain("; ".join([message, *told]))
 
 
 # ------------------------------------------------------------------ data

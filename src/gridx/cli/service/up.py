@@ -66,7 +66,7 @@ def up(
     child = None
     try:
         settings = programs.settings_of(
-            storage_url=folder.storage_url,
+            storage_url=None if data is None and _names_a_store() else folder.storage_url,
             server_host=host,
             server_port=port,
             server_tls_cert=tls_cert,
@@ -80,6 +80,14 @@ def up(
         if child is not None:
             child.close()
         folder.close()
+
+
+def _names_a_store() -> bool:
+    """Whether the settings name a database of their own, in a variable or in the file."""
+    from gridx.cli.service import programs
+    from gridx.config import StorageSettings
+
+    return programs.settings_of().storage.url != StorageSettings().url
 
 
 class _Grid:
