@@ -1,0 +1,243 @@
+"""The coordinator as a whole: health, status, metrics, upkeep, and what it leaves behind."""
+
+import asyncio
+import gc
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, func, select
+
+from gridx.clock import ManualClock
+from gridx.coordinator.grid import Grid
+from gridx.coordinator.idempotency import IdempotencyKey
+from gridx.coordinator.sessions import LogReport, StartedReport
+from gridx.domain.errors import InvalidInput, Unavailable
+from gridx.domain.job import JobSpec, JobStatus, Limits
+from gridx.domain.policy import Policy
+from gridx.domain.user import Principal
+from gridx.storage.tables import idempotency, rate_limits
+from tests.coordinator.driving import HOLD, PATIENCE_S, Driver, Hand, finished
+from tests.support.postgres import PostgresServer
+from tests.support.proxy import proxy_to
+
+
+async def test_the_grid_at_a_glance(driver: Driver, alice: Principal, bob: Principal) -> None:
+    hand = await driver.worker(bob)
+    idle = await driver.worker(bob)
+    await idle.gone()
+    await driver.grid.jobs.submit_batch(alice, [JobSpec(code="x")] * 3, None, None)
+    attempt = await hand.attempt()
+    await hand.start(attempt)
+    driver.clock.advance(5)
+    status = await driver.grid.status()
+    assert (status.workers_total, status.workers_active) == (2, 1)
+    assert (status.queue_size, status.running, status.coordinators) == (2, 1, 1)
+    assert status.uptime_s == 5
+    assert await driver.grid.healthy()
+
+
+async def test_metrics_say_what_happened(driver: Driver, alice: Principal, bob: Principal) -> None:
+    hand = await driver.worker(bob, slots=2)
+    await driver.grid.jobs.submit_batch(alice, [JobSpec(code="x")] * 4, None, None)
+    first, second = await hand.attempts(2)
+    driver.clock.advance(2)
+    await hand.run(first, wall_s=4, exit_code=1)
+    third = await hand.attempt()
+    await hand.start(second)
+    driver.grid.metrics.count_refused("invalid")
+    driver.grid.metrics.count_frame("in", "log", 3)
+    driver.grid.metrics.count_protocol_error()
+    lines = (await driver.grid.metrics.render()).decode().splitlines()
+    found = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+             for line in lines if not line.startswith("#")}  # fmt: skip
+    expected = {
+        'gridx_jobs{status="queued"}': 2, 'gridx_jobs{status="running"}': 1,
+        'gridx_jobs_finished_total{reason="exit_code",status="failed"}': 1,
+        "gridx_queue_oldest_age_seconds": 6, "gridx_credits_held": 3 * HOLD / 1e6,
+        "gridx_run_seconds_count": 1, "gridx_run_seconds_sum": 4,
+        "gridx_submit_to_start_seconds_count": 2, "gridx_submit_to_start_seconds_sum": 8,
+        'gridx_workers{status="online"}': 1,
+        'gridx_resources{resource="cpus",state="free"}': 0,
+        'gridx_resources{resource="cpus",state="used"}': 2,
+        'gridx_refused_total{code="invalid"}': 1,
+        'gridx_websocket_frames_total{direction="in",type="log"}': 3,
+        "gridx_protocol_errors_total": 1,
+    }  # fmt: skip
+    assert {name: found.get(name) for name in expected} == expected
+    assert found["gridx_commit_operations_count"] > 3
+    assert third.key.attempt == 1
+
+
+async def test_what_has_aged_out_is_forgotten(driver: Driver, alice: Principal) -> None:
+    await driver.grid.users.rate_limit("k", 20)
+    key = IdempotencyKey("alice", "/jobs", "k", "b")
+    await driver.grid.jobs.submit(alice, JobSpec(code="x"), None, key, None)
+
+    def left(connection: Connection) -> tuple[int, int]:
+        counts = [connection.scalar(select(func.count()).select_from(table))
+                  for table in (idempotency, rate_limits)]  # fmt: skip
+        return counts[0] or 0, counts[1] or 0
+
+    for advance_s, expected in ((61, (1, 0)), (86_400, (0, 0))):
+        driver.clock.advance(advance_s)
+        await driver.grid._reaper.tick()
+        async with asyncio.timeout(PATIENCE_S):
+            while await driver.grid._database.read(left) != expected:
+                await driver.grid._reaper.tick()  # its own loop may be at it as well
+
+
+@pytest.mark.parametrize(
+    "changes", [{"bus_url": "nats://127.0.0.1"}, {"storage_url": "mysql://localhost/grid"}]
+)
+async def test_what_this_version_does_not_have_is_refused(
+    driver: Driver, changes: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidInput):
+        await Grid(replace(driver.policy, **changes), driver.clock).open()
+
+
+# ------------------------------------------------------------------ a store that goes away
+
+
+async def test_a_store_that_goes_away_comes_back_by_itself(
+    postgres: PostgresServer, postgres_template: str
+) -> None:
+    name = postgres.create(template=postgres_template)
+    async with proxy_to(postgres.port) as proxy:
+        url = postgres.url(name, port=proxy.port)
+        there = Driver(Policy(storage_url=url, readers=2), ManualClock())
+        await there.open()
+        alice, bob = await there.user("alice"), await there.user("bob")
+        hand = await there.worker(bob, slots=2)
+        await there.submit(alice)
+        attempt = await hand.attempt()
+        await hand.start(attempt)
+        await proxy.cut()
+        assert not await there.grid.healthy()
+        with pytest.raises(Unavailable):
+            await there.submit(alice)
+        with pytest.raises(Unavailable):
+            await there.job(alice, attempt.key.job_id)
+        there.clock.advance(1)
+        await hand.report(LogReport(attempt.key, 0, "stdout", b"kept"), finished(attempt.key))
+        await asyncio.sleep(0)
+        proxy.resume()
+        assert await there.grid.healthy()
+        acknowledged = asyncio.ensure_future(hand.told("ack", attempt.key))
+        while not acknowledged.done():
+            there.clock.advance(0.5)  # it tries again every half second
+            await there.grid.healthy()
+        await acknowledged
+        whole = await there.final(alice, attempt.key.job_id)
+        assert (whole.job.status, whole.stdout) == (JobStatus.SUCCEEDED, b"kept")
+        later = await there.submit(alice)
+        given = await hand.attempt()
+        assert given.key.job_id == later.job_id
+        await there.finish()
+    postgres.drop(name)
+
+
+# ------------------------------------------------------------------ nothing is left behind
+
+
+async def open_all_connections(driver: Driver) -> None:
+    """Use every reader and every writer at once, so that none opens its connection later."""
+    store, policy = driver.grid._database, driver.policy
+    writers = 1 if policy.storage_url.startswith("sqlite") else policy.writers
+    all_at_once = threading.Barrier(policy.readers + writers)
+    using: list[asyncio.Future[int]] = []
+    for _ in range(writers):
+        entered = threading.Event()
+
+        def write(_: Connection, entered: threading.Event = entered) -> int:
+            entered.set()
+            return all_at_once.wait(10)
+
+        using.append(asyncio.ensure_future(store.write(write)))
+        await asyncio.to_thread(entered.wait, 10)
+    using += [
+        asyncio.ensure_future(store.read(lambda _: all_at_once.wait(10)))
+        for _ in range(policy.readers)
+    ]
+    await asyncio.gather(*using)
+
+
+def threads() -> int:
+    """Our own: the event loop keeps some for itself."""
+    return sum(thread.name.startswith("gridx") for thread in threading.enumerate())
+
+
+def files_open() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def settled_tasks(driver: Driver) -> int:
+    """How many tasks there are when all that was begun is done."""
+    for _ in range(5):
+        await driver.grid._database.read(lambda _: None)
+        await asyncio.sleep(0)
+    gc.collect()
+    return len(asyncio.all_tasks())
+
+
+async def serve(hand: Hand, count: int) -> None:
+    done = 0
+    while done < count:
+        for order in await hand.session.outgoing():
+            for attempt in getattr(order, "attempts", ()):
+                await hand.report(
+                    StartedReport(attempt.key, "x"),
+                    LogReport(attempt.key, 0, "stdout", b"x"),
+                    finished(attempt.key, 0),
+                )
+            done += getattr(order, "kind", "") == "ack"
+
+
+async def test_tasks_and_files_are_as_many_as_before_after_2000_jobs_and_300_connections(
+    driver: Driver, alice: Principal, bob: Principal
+) -> None:
+    hand = await driver.worker(bob, slots=50)
+    token = await driver.token_of(hand)
+    warm_up = await driver.grid.jobs.submit_batch(alice, [JobSpec(code="x")] * 10, None, None)
+    await serve(hand, 10)
+    await driver.final(alice, warm_up.job_ids[0])
+    await open_all_connections(driver)
+    before = (await settled_tasks(driver), files_open(), threads())
+    cheap = JobSpec(code="x", max_cost=5_000, limits=Limits(timeout_s=0.1))
+    for _ in range(4):
+        batch = await driver.grid.jobs.submit_batch(alice, [cheap] * 500, None, None)
+        waiting = [asyncio.ensure_future(driver.final(alice, job_id))
+                   for job_id in batch.job_ids[::100]]  # fmt: skip
+        await serve(hand, 500)
+        await asyncio.gather(*waiting)
+    for number in range(300):
+        replaced = hand
+        hand = await driver.worker(token, slots=50)
+        assert replaced.session.closed
+        if number % 3 == 0:
+            await hand.gone()
+    again = await driver.submit(alice)
+    await serve(await driver.worker(token, slots=50), 1)
+    await driver.final(alice, again.job_id)
+    after = (await settled_tasks(driver), files_open(), threads())
+    assert after == before
+    assert len(driver.grid._dispatcher.sessions) == 1
+    assert driver.grid._bus._listeners.keys() == {"queues"}  # type: ignore[attr-defined]
+
+
+async def test_a_grid_that_was_closed_leaves_nothing(driver: Driver, bob: Principal) -> None:
+    await driver.grid.close()
+    await asyncio.sleep(0)
+    before = (len(asyncio.all_tasks()), files_open(), threads())
+    for _ in range(3):
+        await driver.open()
+        hand = await driver.worker(await driver.login("bob"))
+        await driver.grid.users.register(f"user-{os.urandom(4).hex()}", "long enough", None)
+        await driver.grid.close()
+        assert (await hand.over()).retry
+        await driver.grid.close()  # twice is once
+    gc.collect()
+    assert (len(asyncio.all_tasks()), files_open(), threads()) == before
