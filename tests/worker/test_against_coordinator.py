@@ -210,6 +210,23 @@ async def test_a_job_that_ends_while_the_coordinator_is_away_is_not_run_again(
         verify(grid)
 
 
+async def test_a_job_nobody_heard_of_since_its_assignment_arrives_whole(
+    grid: Running, alice: Api, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    async with proxy_to(int(grid.url.rpartition(":")[2])) as proxy:
+        start_worker(f"http://127.0.0.1:{proxy.port}", **WITH_PASSWORD)
+        await connected(alice)
+        proxy.freeze(back=False)
+        job_id = await submit(alice, "print('all of it')")
+        await asyncio.to_thread(_wait_for_end, tmp_path / "state" / "spool")
+        await proxy.drop()
+        proxy.resume()
+        job = await done(alice, job_id)
+    assert (job["status"], job["stdout"]) == ("succeeded", "all of it\n")
+    assert [attempt["sandbox"] for attempt in job["attempts"]] == ["bubblewrap"]
+    verify(grid)
+
+
 def _wait_for_end(spool: Path) -> None:
     """Until a file of the spool ends in `finished`; the disk has no event for it."""
     for _ in range(10_000_000):

@@ -310,6 +310,7 @@ def test_after_a_cut_only_what_is_missing_is_sent_again(rig: Rig) -> None:
         Accepted(WORKER, None, 10.0),
         Send(started(running)),
         SendLogs(running, 1, 2),
+        Send(started(over)),
         Send(end),
     ]
 

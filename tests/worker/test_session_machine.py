@@ -64,7 +64,6 @@ class SessionMachine(RuleBasedStateMachine):
         self.committed_logs: dict[LeaseKey, int] = {}
         self.seen_started: set[LeaseKey] = set()
         self.results: set[LeaseKey] = set()
-        self.ended: set[LeaseKey] = set()
         self.revoked: set[LeaseKey] = set()
         self.hello: Hello | None = None
 
@@ -99,7 +98,7 @@ class SessionMachine(RuleBasedStateMachine):
                 self.seen_started.add(LeaseKey.of(frame))
             case Log():
                 key = LeaseKey.of(frame)
-                assert key in self.seen_started or key in self.ended, "output of nothing started"
+                assert key in self.seen_started, "output of nothing started"
                 assert frame.number <= self.committed_logs.get(key, 0), "a gap in the output"
                 self.committed_logs[key] = max(self.committed_logs.get(key, 0), frame.number + 1)
             case Finished():
@@ -179,7 +178,6 @@ class SessionMachine(RuleBasedStateMachine):
     def end(self, key: LeaseKey) -> None:
         if key in self.programs:
             self.programs.remove(key)
-            self.ended.add(key)
             self.do(Ended(finished(key)))
 
     @precondition(lambda self: self.connected)

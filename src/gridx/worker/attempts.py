@@ -151,8 +151,8 @@ class Attempts:
         for attempt in list(self):
             if attempt.state in (AttemptState.WAITING, AttemptState.STOPPING):
                 continue
-            if attempt.state is AttemptState.RUNNING:
-                self.out.append(Send(self.started(attempt)))
+            # Also of what has ended: no output is taken of an attempt that never started.
+            self.out.append(Send(self.started(attempt)))
             first = committed.get(attempt.key, 0)
             if first < attempt.log_frames:
                 self.out.append(SendLogs(attempt.key, first, attempt.log_frames))

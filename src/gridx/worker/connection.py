@@ -39,7 +39,10 @@ ANSWER_S = 4.0
 PING_S = 10.0
 TRY_AGAIN_S = 0.5
 BACKOFF_FIRST_S = 0.5
-BACKOFF_MAX_S = 30.0
+BACKOFF_MAX_S = 5.0
+"""Well below a lease: a coordinator that comes back in time finds its workers before it gives up on
+their attempts. A thousand workers make two hundred tries a second of it.
+"""
 _log = get_logger(__name__)
 
 

@@ -4,8 +4,8 @@ Theory of operation. No socket, no process, no clock, no disk here: `handle` tak
 returns what is to be done, in order. The link goes away -> greeting (hello sent) -> connected
 (welcome came) -> away, again and again; the attempts live through it, each on its own way
 (`attempts`). While nobody listens they run on, and all they write and how they end is in the
-spool. After a `welcome` everything the coordinator may have missed is sent again: `started` of what
-runs, the log frames past those it has committed, `finished`. Only `ack`, `drop` and `take_back` make a result
+spool. After a `welcome` everything the coordinator may have missed is sent again: `started`, the
+log frames past those it has committed, `finished`. Only `ack`, `drop` and `take_back` make a result
 go away. The worker's end comes in two steps: nothing more is taken and what runs is stopped; `End`
 follows when the last program is gone and no result is under way.
 """
