@@ -31,8 +31,8 @@ from gridx.server.auth import Addresses
 from gridx.server.documents import add_documents
 from gridx.server.front import Dispatch, Envelope, Table
 from gridx.server.lifetime import Closing, Room, Slots
-from gridx.server.listener import Listener
-from gridx.server.operation import Operation, Operations, Parts
+from gridx.server.listener import Listener, Tls
+from gridx.server.operation import Limits, Operation, Operations, Parts
 from gridx.server.worker_socket import PATH, WorkerSocket
 from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
@@ -93,7 +93,12 @@ def create_app(settings: Settings, grid: Grid, clock: Clock) -> FastAPI:
     parts = Parts(
         grid=grid,
         clock=clock,
-        settings=settings.server,
+        limits=Limits(
+            body_bytes=settings.server.body_bytes_max,
+            batch_bytes=settings.server.batch_bytes_max,
+            logins_per_minute=settings.server.logins_per_minute,
+            logins_per_minute_loopback=settings.server.logins_per_minute_loopback,
+        ),
         heartbeat_s=settings.leases.heartbeat_s,
         lease_s=settings.leases.lease_s,
         addresses=Addresses(settings.server.trusted_proxies),
@@ -177,7 +182,10 @@ async def serving(settings: Settings, clock: Clock) -> AsyncGenerator[Serving]:
     try:
         app = create_app(settings, grid, clock)
         parts: Parts = app.state.parts
-        listener = Listener(app, settings.server)
+        server = settings.server
+        tls = Tls(server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
+        rest_s = max(1.0, server.shutdown_s - FAREWELL_S)
+        listener = Listener(app, server.host, server.port, tls, shutdown_s=rest_s)
         task = tasks.start("listener", listener.run_until_told())
         try:
             await listener.serves()

@@ -5,6 +5,7 @@
 """
 
 import itertools
+import logging
 import re
 from dataclasses import dataclass, field
 
@@ -45,12 +46,12 @@ class Envelope:
             request_id = given.decode()
         else:
             request_id = f"{self._start}-{next(self._count):08x}"
-        started = False
+        status = 0
 
         async def send_in_envelope(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 headers = [*message["headers"], *_HEADERS, (b"x-request-id", request_id.encode())]
                 if not any(name == _POLICY[0] for name, _ in message["headers"]):
                     headers.append(_POLICY)
@@ -62,7 +63,7 @@ class Envelope:
                 await self._app(scope, receive, send_in_envelope)
             except Exception:
                 _log.exception("request_failed", method=scope["method"], path=scope["path"][:200])
-                if started:
+                if status:
                     raise
                 answer = answers.of_problem(
                     500,
@@ -70,6 +71,9 @@ class Envelope:
                     self._clock.now(),
                 )
                 await answer(scope, receive, send_in_envelope)
+            if logging.root.isEnabledFor(logging.DEBUG):
+                path = scope["path"][:200]
+                _log.debug("request", method=scope["method"], path=path, status=status)
 
 
 @dataclass(slots=True)

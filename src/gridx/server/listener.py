@@ -12,6 +12,8 @@ import json
 import logging
 import socket
 from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -21,7 +23,6 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.server import ServerProtocol
 
 from gridx.clock import SystemClock, to_rfc3339
-from gridx.config import ServerSettings
 from gridx.domain.errors import InvalidInput, Unavailable
 from gridx.protocol.frames import CLOSE_POLICY, FRAME_BYTES_MAX
 from gridx.protocol.problem import to_body
@@ -36,13 +37,23 @@ BACKLOG = 2048
 _BAD_DATA = frozenset({1002, 1003, 1007, 1009})
 
 
-def _config(app: ASGIApp, server: ServerSettings) -> uvicorn.Config:
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """The files of a certificate with its chain, and of its key."""
+
+    cert: Path
+    key: Path
+
+
+def _config(
+    app: ASGIApp, host: str, port: int, tls: Tls | None, *, shutdown_s: float
+) -> uvicorn.Config:
     # Its own log lines of connections say nothing that ours do not.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     return uvicorn.Config(
         app,
-        host=server.host,
-        port=server.port,
+        host=host,
+        port=port,
         http=_Http,
         ws=_WebSocket,
         ws_max_size=FRAME_BYTES_MAX,
@@ -56,23 +67,28 @@ def _config(app: ASGIApp, server: ServerSettings) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(server.shutdown_s)),
-        ssl_certfile=server.tls_cert,
-        ssl_keyfile=server.tls_key,
+        timeout_graceful_shutdown=round(shutdown_s),
+        ssl_certfile=tls.cert if tls else None,
+        ssl_keyfile=tls.key if tls else None,
     )
 
 
 class Listener(uvicorn.Server):
     """Uvicorn on a socket that is open from the start, without its signal handlers."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
-        """Raises `InvalidInput` for a certificate that cannot be used, `Unavailable` for a port."""
-        super().__init__(_config(app, settings))
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, tls: Tls | None, *, shutdown_s: float
+    ) -> None:
+        """Raises `InvalidInput` for a certificate that cannot be used, `Unavailable` for a port.
+
+        `shutdown_s` is how long requests may go on once `should_exit` is set.
+        """
+        super().__init__(_config(app, host, port, tls, shutdown_s=shutdown_s))
         try:
             self.config.load()
         except (OSError, ValueError) as error:
             raise InvalidInput(f"The TLS certificate or key cannot be used: {error}") from None
-        self._socket = _listening(settings.host, settings.port)
+        self._socket = _listening(host, port)
         self._serves = asyncio.Event()
 
     @property

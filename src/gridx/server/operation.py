@@ -19,7 +19,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gridx.clock import Clock
-from gridx.config import ServerSettings
 from gridx.coordinator.grid import Grid
 from gridx.coordinator.idempotency import IdempotencyKey
 from gridx.domain.errors import Detail, GridError, InvalidInput
@@ -72,12 +71,22 @@ UserPathId = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one request may send, and how often one may try to log in."""
+
+    body_bytes: int
+    batch_bytes: int
+    logins_per_minute: int
+    logins_per_minute_loopback: int
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """What the server is made of: the grid it speaks for and what its connections share."""
 
     grid: Grid
     clock: Clock
-    settings: ServerSettings
+    limits: Limits
     heartbeat_s: float
     lease_s: float
     addresses: Addresses
@@ -125,9 +134,8 @@ class Call(Request):
 
 async def limit_tries(parts: Parts, what: str, address: str, user_id: str | None) -> None:
     """Count a try of `what` against the address and, if known, against the user."""
-    settings = parts.settings
-    local = is_loopback(address)
-    per_minute = settings.logins_per_minute_loopback if local else settings.logins_per_minute
+    limits, local = parts.limits, is_loopback(address)
+    per_minute = limits.logins_per_minute_loopback if local else limits.logins_per_minute
     await parts.grid.users.rate_limit(f"{what}-address:{rate_key(address)}", per_minute)
     if user_id is not None:
         await parts.grid.users.rate_limit(f"{what}-user:{user_id}", per_minute)
@@ -293,8 +301,7 @@ class Operation(APIRoute):
 
     def _bytes_max(self) -> int:
         batch = self.takes.body is not None and self.takes.body[1] is BatchBody
-        settings = self.parts.settings
-        return settings.batch_bytes_max if batch else settings.body_bytes_max
+        return self.parts.limits.batch_bytes if batch else self.parts.limits.body_bytes
 
     def accepts_ids(self, path_params: Mapping[str, str]) -> bool:
         """Whether every id of the path is well formed."""

@@ -20,7 +20,7 @@ from gridx.telemetry import get_logger
 
 KEEP_ALIVE_S = 15.0
 TOKEN_CHECK_S = 2.0
-FIRST_ITEM_S = 0.25
+FIRST_ITEM_S = 0.05
 
 _log = get_logger(__name__)
 
