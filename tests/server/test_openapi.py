@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import api_reference
 
 from tests.server.running import Running
 
@@ -74,3 +75,9 @@ def test_every_reference_of_the_document_leads_somewhere(shared: Running) -> Non
         return found
 
     assert {ref.rpartition("/")[2] for ref in references(document)} <= names
+
+
+def test_the_page_of_the_api_is_what_the_document_says() -> None:
+    assert api_reference.PAGE.read_text(encoding="utf-8") == api_reference.page(), (
+        "run: python scripts/api_reference.py"
+    )
