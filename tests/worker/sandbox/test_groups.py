@@ -55,7 +55,7 @@ def test_what_a_dead_worker_left_is_removed(own: Groups | None) -> None:
     ("name", "abandoned"),
     [
         ("gridx-999999999-1-0", True),
-        (f"gridx-{os.getpid()}-1-0", True),
+        pytest.param(f"gridx-{os.getpid()}-1-0", True, id="its number has another owner"),
         ("gridx-1-2", False),
         ("gridx-worker", False),
         ("system.slice", False),
