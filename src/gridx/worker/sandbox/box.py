@@ -31,7 +31,7 @@ _ENDING_TIMEOUT_S = 2
 _MODULES: tuple[ModuleType, ...] = (wire, kernel, calls, python, job, supervisor, template)
 _LOADER = """
 import sys
-at_start = frozenset(sys.modules)
+at_start = frozenset(sys.modules) - {"linecache"}  # which Python 3.13 imports for `-c` alone
 sys.path.pop(0)
 import json, types
 with open(int(sys.argv[1]), "rb") as file: sources = json.load(file)

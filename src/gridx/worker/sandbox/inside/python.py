@@ -95,6 +95,8 @@ def _tell(failure: BaseException) -> None:
     trace = failure.__traceback__
     trace = failure.__traceback__ = trace.tb_next if trace is not None else None
     sys.last_type, sys.last_value, sys.last_traceback = type(failure), failure, trace
+    if sys.version_info >= (3, 12):
+        sys.last_exc = failure
     try:
         sys.excepthook(type(failure), failure, trace)
     except Exception as caught:  # noqa: BLE001 - a hook of the job's own
@@ -149,7 +151,10 @@ def _flush() -> bool:
         except Exception as failure:  # noqa: BLE001 - a stream of the job's own
             worked = False
             if stream is sys.stdout:
-                told = f"Exception ignored in: {stream!r}\n{type(failure).__name__}: {failure}\n"
+                where = (
+                    f"in: {stream!r}" if sys.version_info < (3, 13) else "on flushing sys.stdout:"
+                )
+                told = f"Exception ignored {where}\n{type(failure).__name__}: {failure}\n"
                 os.write(2, told.encode("utf-8", "backslashreplace"))
                 sys.stdout = None
     return worked
