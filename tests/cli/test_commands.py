@@ -122,7 +122,7 @@ def test_what_is_no_ledger_is_refused(
     assert (tmp_path / "gridx.db").read_bytes().startswith(content)
 
 
-def test_a_login_and_its_end(stranger: Person, tmp_path: Path) -> None:
+def test_a_login_and_its_end(alice: Person, stranger: Person, tmp_path: Path) -> None:
     wrong = stranger.gridx("login", "--user", "alice", GRIDX_PASSWORD="wrong password")
     assert wrong.returncode == 1
     assert "wrong" in wrong.stderr
@@ -140,7 +140,7 @@ def test_a_login_and_its_end(stranger: Person, tmp_path: Path) -> None:
     assert "run `gridx login`" in ended.stderr
 
 
-def test_a_secret_on_the_command_line_is_warned_of(stranger: Person) -> None:
+def test_a_secret_on_the_command_line_is_warned_of(alice: Person, stranger: Person) -> None:
     done = stranger.gridx("login", "--user", "alice", "--password", PASSWORD)
     assert done.returncode == 0
     assert "--password can be read" in done.stderr
