@@ -198,3 +198,11 @@ def test_bodies_share_a_room() -> None:
         assert room.taken_bytes == 60
         one(40)
     assert room.taken_bytes == 0
+
+
+async def test_the_collector_is_as_it_was_after_serving(tmp_path: Path) -> None:
+    thresholds = gc.get_threshold()
+    async with served(tmp_path, SystemClock()):
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == thresholds
