@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -87,7 +87,11 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def upsert(connection: Connection, table: Table) -> Any:
     """An INSERT that takes `on_conflict_do_nothing` and `on_conflict_do_update`."""
-    return sqlite.insert(table) if is_sqlite(connection) else postgresql.insert(table)
+    if is_sqlite(connection):
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # a grid on SQLite starts without it
+
+    return postgresql.insert(table)
 
 
 class ManyRows:
