@@ -5,25 +5,21 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
 AS_USER = [sys.executable, str(HERE / "ordinary_user.py")] if os.geteuid() == 0 else []
 SUITES = ("test_running.py", "without_groups.py", "../hostile")
 
 
-async def test_the_suite_as_an_ordinary_user() -> None:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("suite", SUITES)
+async def test_the_suite_as_an_ordinary_user(suite: str) -> None:
     """Where the tests themselves run as one, this runs them once more, which does no harm."""
-    pytest = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-x",
-    ]
+    words = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
     process = await asyncio.create_subprocess_exec(
-        *(*AS_USER, *pytest, *(str(HERE / each) for each in SUITES)),
+        *(*AS_USER, *words, str(HERE / suite)),
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         stdout=asyncio.subprocess.PIPE,
