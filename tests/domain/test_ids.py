@@ -1,4 +1,4 @@
-"""Well-formed ids."""
+"""Which ids are well formed, and what only looks like one."""
 
 import uuid
 

@@ -1,4 +1,4 @@
-"""Users, tokens, invitations."""
+"""Storing users, their tokens, invitations and the audit log."""
 
 import pytest
 from sqlalchemy import Connection, select
