@@ -102,10 +102,10 @@ async def test_the_box_dies_and_the_next_job_runs(sandbox: Bubblewrap) -> None:
     watcher = Watcher()
     async with asyncio.TaskGroup() as tasks:
         job = tasks.create_task(
-            run(sandbox, Program("bash", "echo ready; sleep 999"), watcher=watcher)
+            run(sandbox, Program("bash", "echo ready; sleep 999", ("boxed",)), watcher=watcher)
         )
         await watcher.until(b"ready")
-        os.kill(_running("bwrap"), signal.SIGKILL)
+        os.kill(_box_of(_running("boxed")), signal.SIGKILL)
     assert job.result().end == (None, Reason.SANDBOX_ERROR)
     assert (await bash(sandbox, "echo again")).stdout == b"again\n"
 
@@ -171,6 +171,16 @@ def _running(word: str) -> int:
         if word in (*words[1:], Path(words[0]).name):
             return pid
     raise AssertionError(f"no process has {word!r} on its command line")
+
+
+def _box_of(pid: int) -> int:
+    """The outermost `bwrap` that this process lives in: the one its worker started."""
+    boxes: list[int] = []
+    while pid != os.getpid():
+        if Path(f"/proc/{pid}/comm").read_text().strip() == "bwrap":
+            boxes.append(pid)
+        pid = _parent_of(pid)
+    return boxes[-1]
 
 
 def _parent_of(pid: int) -> int:
