@@ -18,6 +18,7 @@ from gridx.worker.sandbox.running import World
 
 _MAKING_TIMEOUT_S = 10.0
 _LETTING_GO_TIMEOUT_S = 5.0
+_REFILL_AFTER_S = 0.05
 _log = get_logger(__name__)
 
 
@@ -46,7 +47,10 @@ class Pool:
     async def take(self) -> World:
         """A world for one attempt, to be given back; raises `Unavailable` or `OSError`."""
         world = self._take_waiting() or await self._make()
-        self.refill()
+        if not self._waiting:
+            self.refill()
+        else:  # making another now would slow down the start of this one
+            asyncio.get_running_loop().call_later(_REFILL_AFTER_S, self.refill)
         self._in_use += 1
         self._idle.clear()
         return world
@@ -54,6 +58,7 @@ class Pool:
     def give_back(self, world: World) -> None:
         """Take down a world that was used."""
         self._take_down(world)
+        self.refill()
         self._in_use -= 1
         if not self._in_use:
             self._idle.set()
