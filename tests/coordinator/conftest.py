@@ -1,13 +1,27 @@
 """A grid of the test's own, on each kind of database; after each test its ledger is verified."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 
 import pytest
+import structlog
 
 from gridx.clock import ManualClock
 from gridx.domain.policy import Policy
 from gridx.domain.user import Principal
 from tests.coordinator.driving import GRANT, Driver
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_tracebacks() -> Generator[None]:
+    """Logs as plain lines: a picture of every local variable takes seconds to draw."""
+    structlog.configure(
+        processors=[
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(bool_as_flag=False),
+        ]
+    )
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -4,15 +4,19 @@ import asyncio
 import gc
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from sqlalchemy import Connection, func, select
 
 from gridx.clock import ManualClock
+from gridx.coordinator.dispatcher import Dispatcher
 from gridx.coordinator.grid import Grid
 from gridx.coordinator.idempotency import IdempotencyKey
+from gridx.coordinator.reaper import Reaper
 from gridx.coordinator.sessions import LogReport, StartedReport
 from gridx.domain.errors import InvalidInput, Unavailable
 from gridx.domain.job import JobSpec, JobStatus, Limits
@@ -22,6 +26,8 @@ from gridx.storage.tables import idempotency, rate_limits
 from tests.coordinator.driving import HOLD, PATIENCE_S, Driver, Hand, finished
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import proxy_to
+
+T = TypeVar("T")
 
 
 async def test_the_grid_at_a_glance(driver: Driver, alice: Principal, bob: Principal) -> None:
@@ -97,6 +103,57 @@ async def test_what_this_version_does_not_have_is_refused(
 ) -> None:
     with pytest.raises(InvalidInput):
         await Grid(replace(driver.policy, **changes), driver.clock).open()
+
+
+# ------------------------------------------------------------------ loops that go on
+
+
+async def moved_until(driver: Driver, done: asyncio.Future[T]) -> T:
+    """Let time pass until `done`."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not done.done():
+            driver.clock.advance(0.5)
+            await driver.grid.healthy()
+    return await done
+
+
+async def test_a_round_that_fails_is_not_the_last(
+    driver: Driver, alice: Principal, bob: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failed = Dispatcher._standings, 0
+
+    def standings(self: Dispatcher) -> Mapping[str, float]:
+        nonlocal failed
+        failed += 1
+        if failed <= 2:
+            raise ZeroDivisionError("a bug")
+        return real(self)
+
+    await driver.restart(lease_s=100_000.0)
+    monkeypatch.setattr(Dispatcher, "_standings", standings)
+    hand = await driver.worker(bob)
+    await driver.submit(alice)
+    await moved_until(driver, asyncio.ensure_future(hand.attempt()))
+    assert failed > 2
+
+
+async def test_upkeep_that_fails_is_not_the_last(
+    driver: Driver, alice: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await driver.restart(queue_age_s=20.0)
+    real, failed = Reaper._renew, 0
+
+    async def renew(self: Reaper) -> None:
+        nonlocal failed
+        failed += 1
+        if failed <= 2:
+            raise ZeroDivisionError("a bug")
+        await real(self)
+
+    monkeypatch.setattr(Reaper, "_renew", renew)
+    job_id = (await driver.submit(alice)).job_id
+    await moved_until(driver, asyncio.ensure_future(driver.final(alice, job_id)))
+    assert failed > 2
 
 
 # ------------------------------------------------------------------ a store that goes away

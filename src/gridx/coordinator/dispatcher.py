@@ -97,9 +97,12 @@ class Dispatcher:
                 try:
                     while await self._round():
                         pass
-                except Unavailable:
+                except Exception as error:  # noqa: BLE001  (a bug is told, and not the last round)
+                    if not isinstance(error, Unavailable):
+                        _log.exception("round_failed")
                     self._rescan = True
                     await self._clock.sleep(0.5)
+                    continue
                 if not await listener.wait(POLL_S):
                     self._rescan = True
         finally:

@@ -55,7 +55,9 @@ class Reaper:
         while True:
             try:
                 await self.tick()
-            except Unavailable:
+            except Exception as error:  # noqa: BLE001  (a bug is told, and does not end upkeep)
+                if not isinstance(error, Unavailable):
+                    _log.exception("upkeep_failed")
                 # Workers could not renew either: their silence says nothing.
                 self._trusted_from_s = self._clock.monotonic() + self._policy.lease_s
             await self._clock.sleep(pause_s)
