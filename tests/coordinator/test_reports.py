@@ -1,11 +1,13 @@
 """What workers report: taken once, from the newest lease, and from nobody else."""
 
 import asyncio
+import threading
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from gridx.coordinator.attempts import Outcome
 from gridx.coordinator.recorder import FinishedReport
 from gridx.coordinator.sessions import LeaseKey, LogReport, StartedReport
 from gridx.domain.attempt import AttemptStatus, Reason
@@ -405,6 +407,43 @@ async def test_a_report_that_breaks_something_ends_only_its_own_session(
     assert (await hand.over()).retry
     await hand.gone()
     assert (await driver.final(alice, others.key.job_id)).job.status is JobStatus.SUCCEEDED
+
+
+async def test_what_was_recorded_is_told_though_a_session_ended_meanwhile(
+    driver: Driver, alice: Principal, bob: Principal, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers' results share a transaction, and the first one's connection ends before it."""
+    await driver.restart(writers=1)
+    first, second = await driver.worker(bob), await driver.worker(bob)
+    await driver.grid.jobs.submit_batch(alice, [JobSpec(code="x")] * 2, None, None)
+    results = [(one, (await one.attempt()).key) for one in (first, second)]
+    told: list[str] = []
+    committed = driver.grid.workers._recorder._committed
+
+    def listen(outcome: Outcome) -> None:
+        told.extend(job.job_id for job in outcome.final)
+        committed(outcome)
+
+    monkeypatch.setattr(driver.grid.workers._recorder, "_committed", listen)
+    entered, go = threading.Event(), threading.Event()
+
+    def hold_up(_: Connection) -> None:
+        entered.set()
+        assert go.wait(10)
+
+    held = asyncio.ensure_future(driver.grid._database.write(hold_up))
+    await asyncio.to_thread(entered.wait, 10)
+    for one, key in results:
+        await one.report(finished(key, 0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    ending = asyncio.ensure_future(first.session.disconnect("enough", retry=True))
+    await asyncio.sleep(0)
+    go.set()
+    await held
+    await second.told("ack", results[1][1])
+    await ending
+    assert sorted(told) == sorted(key.job_id for _, key in results)
 
 
 async def test_an_error_of_the_store_tells_no_code(driver: Driver, alice: Principal) -> None:

@@ -34,6 +34,8 @@ class Outcome:
     final: list[JobState] = field(default_factory=list[JobState])
     cancelling: list[JobState] = field(default_factory=list[JobState])
     requeued: bool = False
+    told: bool = False
+    """Whether it was told already, where several callers share a transaction."""
 
     def publish(self, bus: Bus) -> None:
         """Hint at those who wait for these jobs."""

@@ -85,7 +85,7 @@ class _Item(Struct, frozen=True):
 
 class _Answer(Struct, frozen=True):
     orders: tuple[LeaseOrder, ...]
-    outcome: Outcome | None
+    outcome: Outcome
 
 
 class Recorder:
@@ -106,7 +106,8 @@ class Recorder:
     async def record(self, worker_id: str, reports: tuple[Observed, ...]) -> tuple[LeaseOrder, ...]:
         """Record a worker's reports, in their order; what to answer it."""
         answer = await self._database.write_each(self._record, _Item(worker_id, reports))
-        if answer.outcome is not None:
+        if not answer.outcome.told:
+            answer.outcome.told = True
             self._committed(answer.outcome)
         return answer.orders
 
@@ -127,10 +128,8 @@ class Recorder:
         attempts.insert_output(connection, output.rows)
         outcome = changes.save()
         outcome.job_ids |= output.job_ids
-        # The transaction's outcome travels with its first item, so that it is told once.
-        return [
-            _Answer(orders, outcome if index == 0 else None) for index, orders in enumerate(answers)
-        ]
+        # Whoever is answered first tells it: a session may have ended in the meantime.
+        return [_Answer(orders, outcome) for orders in answers]
 
     def _decide(
         self,
