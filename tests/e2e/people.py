@@ -108,10 +108,13 @@ class Person:
 
     # ------------------------------------------------------------------ jobs
 
-    def submit(self, code: str | None = "print(1)", **spec: object) -> str:
+    def submit(self, program: str | None = None, **spec: object) -> str:
         """Submit a job; its id."""
-        body = spec if code is None else {"code": code, **spec}
-        return self.tell("/jobs", body, 201)["job_id"]
+        if program is not None:
+            spec["code"] = program
+        elif "command" not in spec:
+            spec.setdefault("code", "print(1)")
+        return self.tell("/jobs", spec, 201)["job_id"]
 
     def job(self, job_id: str) -> Json:
         return self.ask(f"/jobs/{job_id}")
@@ -122,9 +125,9 @@ class Person:
         assert job["status"] in FINAL, f"not final within {within_s} s: {job}"
         return job
 
-    def run(self, code: str | None = "print(1)", **spec: object) -> Json:
+    def run(self, program: str | None = None, **spec: object) -> Json:
         """Submit a job and wait for its end."""
-        return self.final(self.submit(code, **spec))
+        return self.final(self.submit(program, **spec))
 
     def running(self, job_id: str, within_s: float = 15.0) -> Json:
         """The whole job once it runs."""

@@ -61,7 +61,7 @@ def test_a_program_gets_its_words_and_gives_its_streams(alice: Person, language:
     [("echo one; echo $((1 + 1))", "one\n2\n"), (["printf", "%s|", "a b", "$HOME"], "a b|$HOME|")],
 )
 def test_a_command_needs_no_code(alice: Person, command: object, stdout: str) -> None:
-    job = alice.run(None, command=command)
+    job = alice.run(command=command)
     assert (job["status"], job["exit_code"], job["stdout"]) == ("succeeded", 0, stdout)
 
 

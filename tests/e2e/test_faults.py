@@ -1,0 +1,243 @@
+"""Processes killed, networks cut, a database away: everything is run and paid once, and heals."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests.e2e.conftest import OpenHouse
+from tests.e2e.house import House
+from tests.e2e.people import Person, until
+from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.processes import Process, is_alive
+from tests.support.proxy import proxy_to
+
+COUNTS = """
+import time
+for number in range({lines}):
+    print("line", number, flush=True)
+    time.sleep(0.2)
+"""
+
+
+def counted(lines: int) -> str:
+    return "".join(f"line {number}\n" for number in range(lines))
+
+
+def said_once(alice: Person, job_id: str, lines: int) -> None:
+    """The job ended well in its first attempt, with every line of its output once."""
+    job = alice.final(job_id)
+    assert (job["status"], len(job["attempts"])) == ("succeeded", 1), job
+    assert job["stdout"] == counted(lines)
+    assert alice.get(f"/jobs/{job_id}/logs").text == counted(lines)
+
+
+def test_a_coordinator_killed_in_the_middle(open_house: OpenHouse) -> None:
+    house = open_house()
+    alice = house.person("alice")
+    house.person("olive")
+    house.worker("olive")
+    running = [alice.submit(COUNTS.format(lines=25)) for _ in range(2)]
+    for job_id in running:
+        alice.printed(job_id, "line 1")
+    waiting = alice.submit("print('after')", resources={"cpus": 2})
+    assert house.process is not None
+    house.process.kill()
+    house.process.close()
+    house.start()
+    for job_id in running:
+        said_once(alice, job_id, 25)
+    assert alice.final(waiting)["stdout"] == "after\n"
+    job = alice.run("print(1)")
+    assert job["status"] == "succeeded"
+
+
+async def test_a_network_cut_in_the_middle(open_house: OpenHouse) -> None:
+    house = await asyncio.to_thread(open_house)
+    alice = await asyncio.to_thread(house.person, "alice")
+    await asyncio.to_thread(house.person, "olive")
+    async with proxy_to(house.port) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        await asyncio.to_thread(house.worker, "olive", url=url)
+        job_id = await asyncio.to_thread(alice.submit, COUNTS.format(lines=14))
+        await asyncio.to_thread(alice.printed, job_id, "line 1")
+        await proxy.cut()
+        await asyncio.to_thread(
+            until, lambda: house.admin.ask("/status")["workers"]["active"] == 0, "nobody is there"
+        )
+        proxy.resume()
+        await asyncio.to_thread(said_once, alice, job_id, 14)
+        # It ends while nobody can be reached, and is told afterwards, within its lease.
+        job_id = await asyncio.to_thread(alice.submit, COUNTS.format(lines=3))
+        await asyncio.to_thread(alice.printed, job_id, "line 1")
+        proxy.freeze()
+        await asyncio.to_thread(
+            until, lambda: house.view(house.workers[0])["status"] == "offline", "lost", 10
+        )
+        proxy.resume()
+        job = await asyncio.to_thread(alice.final, job_id)
+        assert job["status"] == "succeeded"
+        assert job["stdout"] == counted(3)
+        assert job["attempts"][-1]["status"] == "succeeded"
+        await asyncio.to_thread(house.workers[0].process.stop)
+
+
+def test_a_worker_killed_in_the_middle(open_house: OpenHouse) -> None:
+    house = open_house()
+    alice = house.person("alice")
+    house.person("olive")
+    pair = [house.worker("olive"), house.worker("olive")]
+    job_id = alice.submit("import time; print('up', flush=True); time.sleep(1); print('end')")
+    alice.printed(job_id, "up")
+    holder = alice.job(job_id)["worker_id"]
+    first, second = sorted(pair, key=lambda worker: worker.worker_id != holder)
+    family = {psutil.Process(pid) for pid in first.process.family()}
+    assert len(family) > 1
+    killed = time.monotonic()
+    first.process.send_signal(signal.SIGKILL)
+    _, left = psutil.wait_procs(family, timeout=5)
+    assert not [each for each in left if is_alive(each.pid)], "no program outlives its worker"
+    until(lambda: len(alice.job(job_id)["attempts"]) == 2, "it runs elsewhere", 10)
+    assert time.monotonic() - killed < 2.5 + 4
+    job = alice.final(job_id)
+    assert (job["status"], job["stdout"]) == ("succeeded", "up\nend\n")
+    assert [each["status"] for each in job["attempts"]] == ["lost", "succeeded"]
+    assert job["worker_id"] == second.worker_id
+    # The same folder is the same worker again.
+    again = house.worker("olive", state=first.state)
+    assert again.worker_id == first.worker_id
+
+
+def test_a_worker_stopped_in_order_hands_over(open_house: OpenHouse) -> None:
+    house = open_house()
+    alice = house.person("alice")
+    house.person("olive")
+    first = house.worker("olive")
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True)\n"
+    job_id = alice.submit(code + "time.sleep(60)", max_attempts=1)
+    alice.printed(job_id, "up")
+    house.worker("olive")
+    family = first.process.family()
+    assert first.process.stop(timeout_s=10) == 0
+    assert not [pid for pid in family if is_alive(pid)]
+    job = until(
+        lambda: (job := alice.job(job_id))["status"] == "running" and job, "it runs elsewhere", 5
+    )
+    assert [each["status"] for each in job["attempts"]] == ["lost", "running"]
+    alice.cancel(job_id)
+    assert alice.final(job_id, 7)["status"] == "cancelled"
+
+
+def test_a_coordinator_stopped_in_order(open_house: OpenHouse) -> None:
+    house = open_house()
+    alice = house.person("alice")
+    house.person("olive")
+    worker = house.worker("olive")
+    job_id = alice.submit(COUNTS.format(lines=20))
+    alice.printed(job_id, "line 1")
+    with ExitStack() as open_streams:
+        followers = [
+            open_streams.enter_context(alice.stream(path))
+            for path in ("/events", f"/jobs/{job_id}/logs?follow=true", f"/jobs/{job_id}/events")
+        ]
+        assert house.end() == 0
+        for follower in followers:
+            try:
+                list(follower)
+            except httpx2.HTTPError:
+                pytest.fail("a stream was cut instead of ended")
+    assert house.process is not None
+    assert "Traceback" not in house.process.output
+    house.start()
+    said_once(alice, job_id, 20)
+    assert worker.process.exit_code is None
+
+
+@contextmanager
+def hung(server: PostgresServer) -> Generator[None]:
+    """A server that answers nothing while inside: each of its processes leads a session."""
+    family = [psutil.Process(pid) for pid in server.process.family()]
+    for process in family:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in family:
+            process.resume()
+
+
+@contextmanager
+def stopped(server: PostgresServer) -> Generator[None]:
+    """No server while inside; a new one on the same data and port afterwards."""
+    server.process.stop(signal.SIGINT)
+    yield
+    user, group = ("nobody", "nogroup") if os.geteuid() == 0 else (None, None)
+    words = server.process.command
+    server.process = Process(*words, cwd=Path("/"), user=user, group=group)
+    server.process.wait_for("ready to accept connections")
+
+
+@pytest.fixture
+def postgres_house(tmp_path: Path) -> Generator[tuple[House, PostgresServer]]:
+    """A house on a PostgreSQL server of its own."""
+    with postgres_server() as server:
+        house = House(tmp_path, server.url(server.create()))
+        house.initialise()
+        house.start()
+        try:
+            yield house, server
+        finally:
+            house.close()
+            server.process.stop(signal.SIGINT)
+            server.process.close()
+
+
+def test_a_database_away_and_back(postgres_house: tuple[House, PostgresServer]) -> None:
+    house, server = postgres_house
+    alice = house.person("alice")
+    house.person("olive")
+    house.worker("olive")
+    running = alice.submit(COUNTS.format(lines=20))
+    alice.printed(running, "line 1")
+    waiting = alice.submit("print('after')", resources={"cpus": 2})
+    began = time.monotonic()
+    with hung(server):
+        for method, path, body in (
+            ("GET", "/health", None),
+            ("GET", f"/jobs/{running}", None),
+            ("POST", "/jobs", {"code": "print(1)"}),
+            ("POST", "/auth/token", {"user_id": "alice", "password": "correct horse"}),
+        ):
+            asked = time.monotonic()
+            answer = alice.call(method, path, body)
+            assert answer.status_code == 503, (path, answer.text)
+            assert time.monotonic() - asked < 2.5, path
+        assert alice.get("/health").json()["status"] == "unhealthy"
+        until(lambda: time.monotonic() - began > 3.5, "longer than a lease")
+    said_once(alice, running, 20)
+    assert alice.final(waiting)["stdout"] == "after\n"
+    until(lambda: alice.get("/health").status_code == 200, "it is healthy again")
+
+
+def test_a_database_restarted(postgres_house: tuple[House, PostgresServer]) -> None:
+    house, server = postgres_house
+    alice = house.person("alice")
+    house.person("olive")
+    house.worker("olive")
+    running = alice.submit(COUNTS.format(lines=20))
+    alice.printed(running, "line 1")
+    with stopped(server):
+        began = time.monotonic()
+        assert alice.get("/health").status_code == 503
+        assert alice.refused("POST", "/jobs", {"code": "1"})[0] == 503
+        assert time.monotonic() - began < 4
+    until(lambda: alice.get("/health").status_code == 200, "it is healthy again")
+    said_once(alice, running, 20)
+    assert alice.run("print(1)")["status"] == "succeeded"
