@@ -124,15 +124,15 @@ class Grid:
         """Tell everybody what a transaction did."""
         self.metrics.count_outcome(outcome)
         for attempt, job in outcome.ended:
-            unusual = attempt.reason in (Reason.LOST, Reason.SANDBOX_ERROR)
-            (_log.warning if unusual else _log.debug)(
-                "attempt_ended",
-                job=job.job_id,
-                attempt=attempt.number,
-                worker=attempt.worker_id,
-                status=attempt.status.value,
-                reason=attempt.reason,
-            )
+            if attempt.reason in (Reason.LOST, Reason.SANDBOX_ERROR):
+                _log.warning(
+                    "attempt_ended",
+                    job=job.job_id,
+                    attempt=attempt.number,
+                    worker=attempt.worker_id,
+                    status=attempt.status.value,
+                    reason=attempt.reason,
+                )
         self.workers.after(outcome)
         outcome.publish(self._bus)
         if outcome.requeued:

@@ -3,6 +3,7 @@
 One registry a coordinator, no globals; names begin with `gridx_`, units end them.
 """
 
+from collections import Counter as CountOf
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -30,7 +31,10 @@ class Metrics:
         self._clock = clock
         self._sessions = sessions
         self._registry = registry = CollectorRegistry()
-        self._children: dict[tuple[Counter | str, ...], Counter] = {}
+        # Counted here on the hot paths and handed on when somebody asks: the library's own
+        # counting costs more than the rest of a frame.
+        self._frame_counts: CountOf[tuple[str, str]] = CountOf()
+        self._finished_counts: CountOf[tuple[str, str]] = CountOf()
         self._finished = Counter(
             "gridx_jobs_finished", "Jobs that became final", ["status", "reason"], registry=registry
         )
@@ -69,14 +73,7 @@ class Metrics:
 
     def count_frame(self, direction: str, frame_type: str, count: int = 1) -> None:
         """Frames came `in` or went `out`."""
-        self._child(self._frames, direction, frame_type).inc(count)
-
-    def _child(self, counter: Counter, *labels: str) -> Counter:
-        """The counter of these labels; looking it up in the library costs more than counting."""
-        child = self._children.get((counter, *labels))
-        if child is None:
-            child = self._children[counter, *labels] = counter.labels(*labels)
-        return child
+        self._frame_counts[direction, frame_type] += count
 
     def count_protocol_error(self) -> None:
         """A worker's connection was closed for what it sent."""
@@ -93,12 +90,19 @@ class Metrics:
                 self._to_start.observe(max(0, job.started_at - job.queued_at) / MICROSECONDS)
         for job in outcome.final:
             reason = "" if job.reason is None else job.reason.value
-            self._child(self._finished, job.status.value, reason).inc()
+            self._finished_counts[job.status.value, reason] += 1
             if job.started_at is not None and job.finished_at is not None:
                 self._run_time.observe(max(0, job.finished_at - job.started_at) / MICROSECONDS)
 
     async def render(self) -> bytes:
         """The Prometheus text; gauges of the store are left as they were while it is away."""
+        for counter, counts in (
+            (self._frames, self._frame_counts),
+            (self._finished, self._finished_counts),
+        ):
+            for labels, count in counts.items():
+                counter.labels(*labels).inc(count)
+            counts.clear()
         self._sessions_now()
         with suppress(Unavailable):
             await self._store_now()

@@ -31,7 +31,7 @@ from gridx.coordinator.recorder import (
 )
 from gridx.domain.errors import Unavailable
 from gridx.domain.job import JobSpec
-from gridx.domain.resources import Resources, total
+from gridx.domain.resources import NOTHING, Resources
 from gridx.domain.worker import Capabilities, Worker
 from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
@@ -169,6 +169,7 @@ class Session:
         self.keep: tuple[KeptLease, ...] = ()
         self.drop: tuple[LeaseKey, ...] = ()
         self.live: dict[str, Live] = {}
+        self._taken = NOTHING
         self.load: float | None = None
         self.heard_s = clock.monotonic()
         self.closed = False
@@ -240,12 +241,12 @@ class Session:
     @property
     def free(self) -> Resources:
         """What is not taken by attempts placed here."""
-        taken = total(live.resources for live in self.live.values())
-        return (
-            self.worker.capabilities.resources.minus(taken)
-            if self.live
-            else (self.worker.capabilities.resources)
-        )
+        return self.worker.capabilities.resources.minus(self._taken)
+
+    def hold(self, live: Live) -> None:
+        """An attempt is on the worker: its room is taken."""
+        self.live[live.key.lease] = live
+        self._taken = self._taken.plus(live.resources)
 
     def order(self, order: Order) -> None:
         """Have this sent to the worker."""
@@ -256,13 +257,16 @@ class Session:
     def place(self, attempts: Sequence[tuple[AssignedAttempt, Live]]) -> None:
         """Give the worker these attempts."""
         for _, live in attempts:
-            self.live[live.key.lease] = live
+            self.hold(live)
         self.order(AssignOrder(tuple(attempt for attempt, _ in attempts)))
 
     def release(self, lease: str) -> Live | None:
         """The attempt of this lease is over: its room is free again."""
         self._unlisted.pop(lease, None)
-        return self.live.pop(lease, None)
+        live = self.live.pop(lease, None)
+        if live is not None:
+            self._taken = self._taken.minus(live.resources)
+        return live
 
     def refresh(self, worker: Worker) -> None:
         """Its row changed."""

@@ -138,8 +138,8 @@ class Workers:
             if attempt.status.live:
                 age_s = max(0.0, (self._clock.now() - attempt.assigned_at) / 1e6)
                 price = float(job.terms.price_per_second)
-                session.live[attempt.lease] = Live(
-                    kept.key, job.user_id, entry.resources[job.job_id], price, now - age_s
+                session.hold(
+                    Live(kept.key, job.user_id, entry.resources[job.job_id], price, now - age_s)
                 )
         # Only now, when what it runs is counted, may the dispatcher see its room.
         old = self._dispatcher.sessions.get(session.worker_id)
