@@ -108,7 +108,7 @@ class Person:
 
     # ------------------------------------------------------------------ jobs
 
-    def submit(self, program: str | None = None, **spec: object) -> str:
+    def submit(self, program: str | None = None, /, **spec: object) -> str:
         """Submit a job; its id."""
         if program is not None:
             spec["code"] = program
@@ -125,7 +125,7 @@ class Person:
         assert job["status"] in FINAL, f"not final within {within_s} s: {job}"
         return job
 
-    def run(self, program: str | None = None, **spec: object) -> Json:
+    def run(self, program: str | None = None, /, **spec: object) -> Json:
         """Submit a job and wait for its end."""
         return self.final(self.submit(program, **spec))
 

@@ -35,14 +35,15 @@ def test_a_template_with_arguments(alice: Person) -> None:
     )
     said = [alice.final(job_id)["stdout"] for job_id in batch["job_ids"]]
     assert said == ["['1']\n", "['2', 'x y']\n", "[]\n"]
-    for body in (
+    refused: list[Json] = [
         {"template": template},
         {"args": [["1"]]},
         {"jobs": []},
         {"jobs": [WAITS], "template": template, "args": [["1"]]},
         {"template": template, "args": [[1]]},
         {"template": template, "args": []},
-    ):
+    ]
+    for body in refused:
         assert alice.refused("POST", "/jobs/batch", body)[0] == 400, body
 
 

@@ -60,12 +60,14 @@ def test_a_coordinator_killed_in_the_middle(open_house: OpenHouse) -> None:
 
 
 async def test_a_network_cut_in_the_middle(open_house: OpenHouse) -> None:
-    house = await asyncio.to_thread(open_house)
-    alice = await asyncio.to_thread(house.person, "alice")
-    await asyncio.to_thread(house.person, "olive")
+    # Processes die with the thread that started them: not in one of the loop's.
+    house = open_house()
+    alice = house.person("alice")
+    house.person("olive")
     async with proxy_to(house.port) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
-        await asyncio.to_thread(house.worker, "olive", url=url)
+        worker = house.start_worker("olive", url=url)
+        await asyncio.to_thread(until, lambda: house.is_online(worker), "it is online", 20)
         job_id = await asyncio.to_thread(alice.submit, COUNTS.format(lines=14))
         await asyncio.to_thread(alice.printed, job_id, "line 1")
         await proxy.cut()
@@ -161,19 +163,6 @@ def test_a_coordinator_stopped_in_order(open_house: OpenHouse) -> None:
 
 
 @contextmanager
-def hung(server: PostgresServer) -> Generator[None]:
-    """A server that answers nothing while inside: each of its processes leads a session."""
-    family = [psutil.Process(pid) for pid in server.process.family()]
-    for process in family:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in family:
-            process.resume()
-
-
-@contextmanager
 def stopped(server: PostgresServer) -> Generator[None]:
     """No server while inside; a new one on the same data and port afterwards."""
     server.process.stop(signal.SIGINT)
@@ -197,33 +186,6 @@ def postgres_house(tmp_path: Path) -> Generator[tuple[House, PostgresServer]]:
             house.close()
             server.process.stop(signal.SIGINT)
             server.process.close()
-
-
-def test_a_database_away_and_back(postgres_house: tuple[House, PostgresServer]) -> None:
-    house, server = postgres_house
-    alice = house.person("alice")
-    house.person("olive")
-    house.worker("olive")
-    running = alice.submit(COUNTS.format(lines=20))
-    alice.printed(running, "line 1")
-    waiting = alice.submit("print('after')", resources={"cpus": 2})
-    began = time.monotonic()
-    with hung(server):
-        for method, path, body in (
-            ("GET", "/health", None),
-            ("GET", f"/jobs/{running}", None),
-            ("POST", "/jobs", {"code": "print(1)"}),
-            ("POST", "/auth/token", {"user_id": "alice", "password": "correct horse"}),
-        ):
-            asked = time.monotonic()
-            answer = alice.call(method, path, body)
-            assert answer.status_code == 503, (path, answer.text)
-            assert time.monotonic() - asked < 2.5, path
-        assert alice.get("/health").json()["status"] == "unhealthy"
-        until(lambda: time.monotonic() - began > 3.5, "longer than a lease")
-    said_once(alice, running, 20)
-    assert alice.final(waiting)["stdout"] == "after\n"
-    until(lambda: alice.get("/health").status_code == 200, "it is healthy again")
 
 
 def test_a_database_restarted(postgres_house: tuple[House, PostgresServer]) -> None:
