@@ -154,7 +154,6 @@ async def test_a_fault_at_any_step_leaves_nothing(
             with pytest.raises(Fault):
                 await driver.grid.jobs.submit(alice, SPEC, None, key(), None)
         found = await rows(driver)
-        found["coordinators"] = before["coordinators"]
         assert found == before, name
         assert await driver.available(alice) == GRANT, name
     await driver.grid.jobs.submit(alice, SPEC, None, key(), None)
