@@ -46,16 +46,6 @@ class Outcome:
         if self.requeued:
             bus.publish(QUEUES)
 
-    def merge(self, other: "Outcome") -> None:
-        """Add what another part of the same transaction did."""
-        self.user_ids |= other.user_ids
-        self.job_ids |= other.job_ids
-        self.ended += other.ended
-        self.started += other.started
-        self.final += other.final
-        self.cancelling += other.cancelling
-        self.requeued |= other.requeued
-
 
 def acceptable(job: JobState, attempt: Attempt) -> bool:
     """Whether a report of this attempt still counts.
