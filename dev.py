@@ -35,8 +35,12 @@ RUNTIME_LOCK = ROOT / "requirements" / "runtime.lock"
 
 # A shared library that wheels are linked to and do not bring -> the Debian package that has it.
 LIBRARIES = {
-    "seccomp": "libseccomp2",  # the filters of the sandbox
     "stdc++": "libstdc++6",  # the Node that runs JavaScript jobs and the type checker
+}
+# A program that the tests run -> the Debian package that has it.
+PROGRAMS = {
+    "dockerd": "docker.io",  # the engine behind the docker sandbox
+    "runsc": "runsc",  # gVisor's
 }
 # Two processes, each with its own servers; tests of one `xdist_group` stay in one of them.
 WHOLE_SUITE = ("-n", "2", "--dist", "loadgroup")
@@ -101,7 +105,7 @@ def run_command(options: argparse.Namespace, rest: Sequence[str]) -> int:
         with one_at_a_time():
             lock(upgrade=options.upgrade)
         return 0
-    complete = setup()
+    complete = setup(for_tests=options.command not in ("demo", "check"))
     if options.command == "setup":
         say(f"ready: {BIN / 'gridx'}")
         return 0 if complete else 1
@@ -120,10 +124,14 @@ def run_command(options: argparse.Namespace, rest: Sequence[str]) -> int:
 # --- setup ----------------------------------------------------------------------------------------
 
 
-def setup() -> bool:
+def setup(*, for_tests: bool) -> bool:
     """Make the environment; False when a system package is missing and could not be installed."""
     with one_at_a_time():
         missing = [LIBRARIES[name] for name in LIBRARIES if not find_library(name)]
+        if for_tests:
+            # An ordinary user's path often lacks the folders of the system's services.
+            path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+            missing += [PROGRAMS[name] for name in PROGRAMS if not shutil.which(name, path=path)]
         complete = install_debian(missing)
         wanted = fingerprint()
         if not STAMP.exists() or STAMP.read_text(encoding="utf-8") != wanted:

@@ -1,6 +1,7 @@
 """What a hostile program is, and the few words in which most of them are written."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from gridx.domain.attempt import Reason
 from gridx.worker.sandbox.base import Limits
@@ -50,11 +51,20 @@ def write(path, data=b'1'):
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What comes of a program in one backend, where that is not what comes of it in others."""
+
+    ends: tuple[tuple[int | None, Reason | None], ...] = ((0, None),)
+    says: bytes | None = REFUSED
+
+
+@dataclass(frozen=True)
 class Hostile:
     """A program with the exact end it must come to; `says` is all of its stdout, if that matters.
 
     `ends` holds every (exit code, reason) that may come of it: most have one, races have two.
-    `uncounted` is the end on hosts without control groups, where it differs.
+    `uncounted` is the end on hosts without control groups, `elsewhere` that in the backends named
+    there, where it differs.
     """
 
     name: str
@@ -65,6 +75,14 @@ class Hostile:
     limits: Limits = SMALL
     uncounted: tuple[int | None, Reason | None] | None = None
     args: tuple[str, ...] = field(default=())
+    elsewhere: Mapping[str, Expected] = field(default_factory=dict[str, Expected])
+
+    def on(self, backend: str) -> "Hostile":
+        """The same with what is expected of it in `backend`."""
+        expected = self.elsewhere.get(backend)
+        if expected is None:
+            return self
+        return replace(self, ends=expected.ends, says=expected.says)
 
 
 def tries(name: str, attempt: str) -> Hostile:

@@ -3,13 +3,13 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
 import pytest
 import pytest_asyncio
 
-from gridx.worker.sandbox.base import Enforcement, Program
+from gridx.worker.sandbox.base import Enforcement, Program, Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from tests.worker.hostile import escape, exhaustion, lying, spying, staying
 from tests.worker.hostile.programs import Hostile
@@ -23,6 +23,7 @@ PROGRAMS = [
     *spying.PROGRAMS,
     *lying.PROGRAMS,
 ]
+BACKENDS: dict[str, Callable[[], Sandbox]] = {"bubblewrap": Bubblewrap}
 SECRET = ("no-job-may-ever-", "know-this-secret")
 
 
@@ -30,7 +31,7 @@ SECRET = ("no-job-may-ever-", "know-this-secret")
 class Host:
     """A machine with things worth reaching, and the sandbox on it."""
 
-    sandbox: Bubblewrap
+    sandbox: Sandbox
     has_groups: bool
     words: dict[str, str]
 
@@ -41,8 +42,10 @@ class Host:
         return Program(hostile.language, code, hostile.args)
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Host]:
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=BACKENDS)
+async def host(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[Host]:
     """This machine with a service on a port, an abstract socket, a file and a secret.
 
     When all programs have run, nobody may have knocked, and nothing of them may be left.
@@ -57,7 +60,7 @@ async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Host]
     service = socket.create_server(("127.0.0.1", 0))
     os.environ["GRIDX_TEST_SECRET"] = "".join(SECRET)
     before = traces.count()
-    sandbox = Bubblewrap()
+    sandbox = BACKENDS[request.param]()
     enforces = (await sandbox.probe()).enforces
     await sandbox.open()
     words = {
@@ -84,6 +87,7 @@ async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Host]
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("hostile", PROGRAMS, ids=lambda hostile: hostile.name)
 async def test_harms_nobody(host: Host, hostile: Hostile) -> None:
+    hostile = hostile.on(host.sandbox.name)
     if hostile.uncounted is not None and not host.has_groups:
         hostile = replace(hostile, ends=(hostile.uncounted,))
     program = host.program(hostile)

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from gridx.domain.attempt import Reason, Usage
@@ -26,14 +27,35 @@ Emit = Callable[[Stream, bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which files of its work folder a job wants kept, and where they go.
+
+    `patterns` are globs relative to the work folder, `**` for any folders; `into` is an empty folder
+    of the worker's that takes the copies, named by their digests. Both bounds count all of the
+    files together.
+    """
+
+    patterns: tuple[str, ...]
+    into: Path
+    bytes_max: int
+    files_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
-    """What to run: `code` in `language` (one of `domain.job.LANGUAGES`), as the job gave it."""
+    """What to run: `code` in `language` (one of `domain.job.LANGUAGES`), as the job gave it.
+
+    `image` is the OCI image to run it in, for the backends that have such; `outputs` says what is
+    kept of its work folder.
+    """
 
     language: str
     code: str
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     stdin: str = ""
+    image: str | None = None
+    outputs: Wanted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +71,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file that was kept: its path in the work folder, and the SHA-256 of its content in hex."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How an attempt ended.
 
@@ -61,6 +92,7 @@ class Outcome:
     reason: Reason | None
     usage: Usage = Usage()
     detail: str = ""
+    files: tuple[OutputFile, ...] = ()
 
 
 class Enforcement(StrEnum):
