@@ -8,13 +8,14 @@ from sqlalchemy import update
 from gridx.coordinator.grid import verify_store
 from gridx.coordinator.idempotency import IdempotencyKey
 from gridx.domain.errors import (
+    Conflict,
     Denied,
     InsufficientCredits,
     InvalidInput,
     KeyReused,
     NotFound,
 )
-from gridx.domain.ledger import MINT, Kind, Verification, available
+from gridx.domain.ledger import BALANCE_MAX, MINT, Kind, Verification, available
 from gridx.domain.user import Principal
 from gridx.storage.dialect import make_engine
 from gridx.storage.tables import balances
@@ -188,3 +189,12 @@ async def test_a_difference_is_found_in_the_store_itself(
     )
     assert await asyncio.to_thread(verify_store, driver.policy) == verified
     await asyncio.to_thread(change, -1)
+
+
+async def test_a_grant_that_no_account_can_hold_is_refused(
+    driver: Driver, admin: Principal, alice: Principal
+) -> None:
+    await driver.grid.accounts.grant(admin, "alice", BALANCE_MAX - GRANT, None, None)
+    with pytest.raises(Conflict, match="the most there can be"):
+        await driver.grid.accounts.grant(admin, "alice", 1, None, None)
+    assert await driver.available(alice) == BALANCE_MAX

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridx.domain.errors import InsufficientCredits
+from gridx.domain.errors import Conflict, InsufficientCredits
 from gridx.domain.ledger import (
+    BALANCE_MAX,
     FEES,
     MINT,
     Balance,
@@ -49,6 +50,13 @@ def test_what_moved_there_and_back_changes_no_balance() -> None:
     book.move(movement(available("bob"), available("alice"), 10))
     assert list(book.changes) == []
     assert len(book.postings) == 2
+
+
+def test_an_account_holds_no_more_than_a_column_does() -> None:
+    book = Book({available("alice"): 100})
+    book.need_room("alice", BALANCE_MAX - 100)
+    with pytest.raises(Conflict, match="the most there can be on an account"):
+        book.need_room("alice", BALANCE_MAX - 99)
 
 
 def test_too_few_credits_are_refused_in_the_promised_words() -> None:

@@ -40,7 +40,8 @@ def said_once(alice: Person, job_id: str, lines: int) -> None:
 
 
 def test_a_coordinator_killed_in_the_middle(open_house: OpenHouse) -> None:
-    house = open_house()
+    # The lease outlasts a slow start and the worker's backoff: coming back late is another test.
+    house = open_house(GRIDX_LEASES__LEASE_S="10")
     alice = house.person("alice")
     house.person("olive")
     house.worker("olive")

@@ -5,7 +5,7 @@ from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
 
 from tests.e2e.house import House
 from tests.e2e.people import Json, Person, until
-from tests.e2e.sockets import by_hand
+from tests.e2e.sockets import HandWorker, by_hand
 
 MICRO = Decimal("0.000001")
 PRICE = Decimal("0.010625")
@@ -98,6 +98,12 @@ def test_one_s_own_worker_is_free_and_tried_first(house: House, alice: Person) -
     assert alice.balance()["balance"] == "100.000000"
 
 
+def pause(house: House, worker: HandWorker) -> None:
+    worker.send("state", paused=True)
+    path = f"/workers/{worker.worker_id}"
+    until(lambda: house.admin.ask(path)["status"] == "paused", "it is paused")
+
+
 def test_attempts_of_two_owners_are_each_paid_their_own(house: House, alice: Person) -> None:
     owners = [house.person(), house.person()]
     site = f"two-{alice.user_id}"
@@ -114,6 +120,7 @@ def test_attempts_of_two_owners_are_each_paid_their_own(house: House, alice: Per
             attempt = worker.assigned()
             worker.start(attempt)
             passed(0.03)
+            pause(house, worker)  # or it would get the next attempt too
             worker.finish(attempt, code, usage=usage)
             worker.expect("ack")
     job = alice.job(job_id)

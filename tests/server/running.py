@@ -134,7 +134,7 @@ def running(settings: Settings) -> Generator[Running]:
     try:
         if failed:
             raise failed[0]
-        with httpx2.Client(base_url=found[0].url, timeout=30) as client:
+        with httpx2.Client(base_url=found[0].url, timeout=60) as client:
             yield Running(found[0], client, tell)
     finally:
         if not failed and thread.is_alive():

@@ -108,6 +108,7 @@ class Accounts:
                 book = ledger.open_book(connection, parties)
                 if users.find_user(connection, to) is None:
                     raise NotFound(f"There is no user {to}")
+                book.need_room(to, amount)
                 if kind is Kind.TRANSFER:
                     book.need(who.user_id, amount)
                 else:

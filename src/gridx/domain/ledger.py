@@ -11,11 +11,13 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from gridx.domain.errors import InsufficientCredits
+from gridx.domain.errors import Conflict, InsufficientCredits
 from gridx.domain.money import format_credits
 
 MINT = "grid:mint"
 FEES = "grid:fees"
+BALANCE_MAX = 2**62
+"""Micro-credits; so far below what a column holds that no reward or release can pass that."""
 
 
 class Kind(StrEnum):
@@ -137,6 +139,14 @@ class Book:
         if have < amount:
             raise InsufficientCredits(
                 f"Insufficient credits. Need {format_credits(amount)}, have {format_credits(have)}"
+            )
+
+    def need_room(self, user_id: str, amount: int) -> None:
+        """Raises `Conflict` unless `user_id` can hold `amount` more."""
+        if self.balance(available(user_id)) + amount > BALANCE_MAX:
+            raise Conflict(
+                f"{user_id} would have more than {format_credits(BALANCE_MAX)} credits, the most "
+                "there can be on an account"
             )
 
     def move(self, movement: Movement) -> None:
