@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.house import House
 from tests.e2e.people import Person
+from tests.support.postgres import PostgresServer, postgres_server
 
 OpenHouse = Callable[..., House]
 
@@ -68,3 +69,16 @@ def open_house(tmp_path: Path, made_store: Path) -> Generator[OpenHouse]:
             return stack.enter_context(opened(tmp_path, made_store, *flags, **settings))
 
         yield open_one
+
+
+@pytest.fixture
+def postgres_house(tmp_path: Path) -> Generator[tuple[House, PostgresServer]]:
+    """A house on a PostgreSQL server of its own, which loses no commit when it is killed."""
+    with postgres_server({"synchronous_commit": "on"}) as server:
+        house = House(tmp_path, server.url(server.create()))
+        house.initialise()
+        house.start()
+        try:
+            yield house, server
+        finally:
+            house.close()

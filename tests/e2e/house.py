@@ -32,6 +32,7 @@ class Worker:
     process: Process
     state: Path
     worker_id: str = ""
+    url: str | None = None
 
 
 @dataclass
@@ -160,7 +161,7 @@ class House:
             *(*words, "--password-file", password, "--no-cli", "--state-dir", state, *flags),
             env=clean_environment(home),
         )
-        self.workers.append(worker := Worker(name, process, state))
+        self.workers.append(worker := Worker(name, process, state, url=url))
         return worker
 
     def is_online(self, worker: Worker) -> bool:

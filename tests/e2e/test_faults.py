@@ -1,12 +1,10 @@
 """Processes killed, networks cut, a database away: everything is run and paid once, and heals."""
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import httpx2
 import psutil
@@ -15,8 +13,8 @@ import pytest
 from tests.e2e.conftest import OpenHouse
 from tests.e2e.house import House
 from tests.e2e.people import Person, until
-from tests.support.postgres import PostgresServer, postgres_server
-from tests.support.processes import Process, is_alive
+from tests.support.postgres import PostgresServer
+from tests.support.processes import is_alive
 from tests.support.proxy import proxy_to
 
 COUNTS = """
@@ -140,7 +138,7 @@ def test_a_worker_stopped_in_order_hands_over(open_house: OpenHouse) -> None:
 
 
 def test_a_coordinator_stopped_in_order(open_house: OpenHouse) -> None:
-    house = open_house()
+    house = open_house(GRIDX_LEASES__LEASE_S="10")  # as above
     alice = house.person("alice")
     house.person("olive")
     worker = house.worker("olive")
@@ -169,25 +167,7 @@ def stopped(server: PostgresServer) -> Generator[None]:
     """No server while inside; a new one on the same data and port afterwards."""
     server.process.stop(signal.SIGINT)
     yield
-    user, group = ("nobody", "nogroup") if os.geteuid() == 0 else (None, None)
-    words = server.process.command
-    server.process = Process(*words, cwd=Path("/"), user=user, group=group)
-    server.process.wait_for("ready to accept connections")
-
-
-@pytest.fixture
-def postgres_house(tmp_path: Path) -> Generator[tuple[House, PostgresServer]]:
-    """A house on a PostgreSQL server of its own."""
-    with postgres_server() as server:
-        house = House(tmp_path, server.url(server.create()))
-        house.initialise()
-        house.start()
-        try:
-            yield house, server
-        finally:
-            house.close()
-            server.process.stop(signal.SIGINT)
-            server.process.close()
+    server.start_again()
 
 
 def test_a_database_restarted(postgres_house: tuple[House, PostgresServer]) -> None:
