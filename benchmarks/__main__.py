@@ -8,7 +8,7 @@ from typing import cast
 
 from benchmarks.figures import Figure, table, write
 
-NAMES = ("start", "round_trip", "accept", "settle", "sandbox")
+NAMES = ("start", "round_trip", "accept", "settle", "takeover", "sandbox")
 
 
 def main(names: Sequence[str]) -> int:

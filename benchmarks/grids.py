@@ -4,7 +4,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,12 @@ RICH = {"GRIDX_PRICING__INITIAL_GRANT": "100000000"}
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A running grid: its process, port, and a token of its administrator."""
+    """A running grid: its process, port, a token of its administrator, and its environment."""
 
     process: Process
     port: int
     token: str
+    env: Mapping[str, str]
 
 
 @asynccontextmanager
@@ -46,7 +47,16 @@ async def coordinator(
             await asyncio.to_thread(wait_until_listening, process, port)
             if core is not None:
                 pin(process.pid, core)
-            yield Grid(process, port, await log_in(port))
+            yield Grid(process, port, await log_in(port), env)
+
+
+@asynccontextmanager
+async def killed_and_started(grid: Grid) -> AsyncGenerator[float]:
+    """Kill a coordinator with -9 and start it again; gives the moment of that start."""
+    grid.process.kill()
+    began = time.monotonic()
+    with running("gridx", "coordinator", "--port", str(grid.port), env=grid.env):
+        yield began
 
 
 @contextmanager

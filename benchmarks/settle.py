@@ -5,24 +5,11 @@ import os
 import time
 from collections.abc import Sequence
 
-from websockets.asyncio.client import ClientConnection, connect
-
 from benchmarks.figures import Figure
 from benchmarks.grids import PASSWORD, Grid, coordinator, log_in
+from benchmarks.hands import hand
 from benchmarks.wire import Wire
-from gridx.protocol.frames import (
-    Ack,
-    Assign,
-    Codec,
-    Finished,
-    Heartbeat,
-    Hello,
-    Started,
-    Welcome,
-    WireCapabilities,
-    WireResources,
-    WireUsage,
-)
+from gridx.protocol.frames import Ack, Assign, WireResources
 
 TITLE = "The coordinator alone"
 HOW = (
@@ -90,36 +77,11 @@ class _Count:
 
 
 async def _worker(port: int, token: str, number: int, settled: _Count) -> None:
-    codec = Codec("gridx.v1")
-    offer = WireCapabilities(
-        resources=ROOM, languages=["python"], sandboxes=["bubblewrap"], os="linux", arch="x86_64"
-    )
-    async with connect(
-        f"ws://127.0.0.1:{port}/ws/worker",
-        subprotocols=["gridx.v1"],  # pyright: ignore[reportArgumentType]
-        additional_headers={"Authorization": f"Bearer {token}"},
-        max_size=None,
-        compression=None,
-    ) as socket:
-        hello = Hello(name=f"bench-{number}", version="bench", capabilities=offer)
-        await socket.send(codec.encode(hello))
-        welcome = codec.from_coordinator(await socket.recv())
-        assert isinstance(welcome, Welcome), welcome
-        await socket.send(codec.encode(Heartbeat(free=ROOM)))
-        async for message in socket:
-            frame = codec.from_coordinator(message)
+    async with hand(port, token, f"bench-{number}", ROOM) as worker:
+        async for frame in worker.frames():
             if isinstance(frame, Assign):
-                await _finish(socket, codec, frame)
+                for attempt in frame.attempts:
+                    await worker.start(attempt)
+                    await worker.finish(attempt)
             elif isinstance(frame, Ack):
                 settled.one()
-
-
-async def _finish(socket: ClientConnection, codec: Codec, frame: Assign) -> None:
-    for a in frame.attempts:
-        started = Started(job_id=a.job_id, attempt=a.attempt, lease=a.lease, sandbox="bubblewrap")
-        await socket.send(codec.encode(started))
-        finished = Finished(
-            job_id=a.job_id, attempt=a.attempt, lease=a.lease, exit_code=0,
-            usage=WireUsage(wall_s=0.001, cpu_s=0.001, peak_memory_mb=8.0),
-        )  # fmt: skip
-        await socket.send(codec.encode(finished))
