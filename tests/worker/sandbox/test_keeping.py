@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
@@ -111,6 +112,35 @@ async def test_trouble_of_the_worker_is_not_the_jobs(folders: Folders, work: int
         assert (end.exit_code, end.reason, end.files) == (None, Reason.SANDBOX_ERROR, ())
         assert told in end.detail
         assert "/" not in end.detail
+
+
+FULL = """
+import asyncio, os, sys
+from pathlib import Path
+from gridx.clock import SystemClock
+from gridx.worker.sandbox.base import Outcome, Wanted
+from gridx.worker.sandbox.collector import keep
+from gridx.worker.sandbox.inside import kernel
+work, into = sys.argv[1:]
+maps = {"setgroups": "deny", "uid_map": f"0 {os.getuid()} 1", "gid_map": f"0 {os.getgid()} 1"}
+kernel.unshare(kernel.NEWUSER | kernel.NEWNS)
+for name, text in maps.items():
+    Path(f"/proc/self/{name}").write_text(text)
+kernel.mount("none", "/", None, kernel.PRIVATE | kernel.RECURSIVE)
+kernel.mount("none", into, "tmpfs", 0, "size=64k")
+wanted = Wanted(("**",), Path(into), 10_000_000, 10)
+work = os.open(work, os.O_PATH)
+print(asyncio.run(keep(Outcome(0, None), work, wanted, asyncio.Event(), SystemClock())).detail)
+"""
+
+
+async def test_a_full_disk_of_the_worker(folders: Folders, work: int) -> None:
+    words = (sys.executable, "-c", FULL, str(folders.work), str(folders.into))
+    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert said.decode() == (
+        "The sandbox failed: the job's outputs could not be kept: No space left on device.\n"
+    )
 
 
 @pytest.mark.parametrize("reason", [each for each in Reason if each is not Reason.CANCELLED])
