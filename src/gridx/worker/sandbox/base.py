@@ -102,6 +102,7 @@ class Enforcement(StrEnum):
     MEMORY = "memory"
     PROCESSES = "processes"
     CPU = "cpu"
+    IO = "io"
     DISK = "disk"
     OUTPUT = "output"
     WALL_TIME = "wall_time"

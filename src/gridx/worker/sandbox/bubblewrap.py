@@ -99,7 +99,7 @@ class Bubblewrap:
             await trial.close()
         if end.reason is not None:
             return Report(NAME, works=False, why_not=end.detail, advice=_advice())
-        advice = () if Enforcement.MEMORY in enforces else (_DELEGATE,)
+        advice = tuple(helps for lacked, helps in _HELPS.items() if lacked not in enforces)
         return Report(NAME, works=True, enforces=enforces, advice=advice)
 
     async def open(self) -> None:
@@ -233,7 +233,10 @@ def _ignore(_stream: Stream, _piece: bytes) -> None:
     return
 
 
-_DELEGATE = "systemd-run --user --scope -p Delegate=yes gridx worker ..."
+_HELPS = {
+    Enforcement.MEMORY: "systemd-run --user --scope -p Delegate=yes gridx worker ...",
+    Enforcement.IO: "echo bfq | sudo tee /sys/block/*/queue/scheduler",
+}
 
 
 def _advice() -> tuple[str, ...]:
