@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridx.worker.sandbox.patterns import Patterns
@@ -78,6 +78,7 @@ PART = st.text("ab-]![*?.", min_size=1, max_size=6) | st.just("**")
 NAME = st.text("ab-]![.", min_size=1, max_size=5)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(PART, min_size=1, max_size=4), min_size=1, max_size=3),
     st.lists(NAME, min_size=1, max_size=4),
