@@ -59,12 +59,20 @@ class Expected:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What is kept of a program's outputs: content by path, in order; and what it is told."""
+
+    files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Hostile:
     """A program with the exact end it must come to; `says` is all of its stdout, if that matters.
 
     `ends` holds every (exit code, reason) that may come of it: most have one, races have two.
     `uncounted` is the end on hosts without control groups, `elsewhere` that in the backends named
-    there, where it differs.
+    there, where it differs. `keeps` holds what may be kept of its `outputs`, if it has such.
     """
 
     name: str
@@ -76,6 +84,8 @@ class Hostile:
     uncounted: tuple[int | None, Reason | None] | None = None
     args: tuple[str, ...] = field(default=())
     elsewhere: Mapping[str, Expected] = field(default_factory=dict[str, Expected])
+    outputs: tuple[str, ...] = ()
+    keeps: tuple[Kept, ...] = (Kept(),)
 
     def on(self, backend: str) -> "Hostile":
         """The same with what is expected of it in `backend`."""

@@ -5,14 +5,17 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 import pytest_asyncio
 
-from gridx.worker.sandbox.base import Enforcement, Program, Sandbox
+from gridx.worker.sandbox.base import Enforcement, Program, Sandbox, Wanted
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
-from tests.worker.hostile import escape, exhaustion, lying, spying, staying
-from tests.worker.hostile.programs import Hostile
+from tests.worker.hostile import collecting, escape, exhaustion, lying, spying, staying
+from tests.worker.hostile.programs import Hostile, Kept
 from tests.worker.sandbox import traces
 from tests.worker.sandbox.runs import Ran, run
 
@@ -22,8 +25,12 @@ PROGRAMS = [
     *staying.PROGRAMS,
     *spying.PROGRAMS,
     *lying.PROGRAMS,
+    *collecting.PROGRAMS,
 ]
 BACKENDS: dict[str, Callable[[], Sandbox]] = {"bubblewrap": Bubblewrap}
+COLLECTORS = {"bubblewrap"}
+"""The backends that keep a job's files."""
+
 SECRET = ("no-job-may-ever-", "know-this-secret")
 
 
@@ -34,12 +41,17 @@ class Host:
     sandbox: Sandbox
     has_groups: bool
     words: dict[str, str]
+    copies: Path
 
     def program(self, hostile: Hostile) -> Program:
         code = hostile.code
         for name, value in self.words.items():
             code = code.replace(f"{{{name}}}", value)
-        return Program(hostile.language, code, hostile.args)
+        program = Program(hostile.language, code, hostile.args)
+        if not hostile.outputs or self.sandbox.name not in COLLECTORS:
+            return program
+        into = Path(mkdtemp(dir=self.copies))
+        return replace(program, outputs=Wanted(hostile.outputs, into, 1_000_000, 50))
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=BACKENDS)
@@ -72,7 +84,8 @@ async def host(
         "secret_start": SECRET[0],
         "secret_end": SECRET[1],
     }
-    yield Host(sandbox, Enforcement.MEMORY in enforces, words)
+    copies = tmp_path_factory.mktemp("copies")
+    yield Host(sandbox, Enforcement.MEMORY in enforces, words, copies)
     await sandbox.close()
     assert await traces.settled(before) == before
     del os.environ["GRIDX_TEST_SECRET"]
@@ -90,11 +103,13 @@ async def test_harms_nobody(host: Host, hostile: Hostile) -> None:
     hostile = hostile.on(host.sandbox.name)
     if hostile.uncounted is not None and not host.has_groups:
         hostile = replace(hostile, ends=(hostile.uncounted,))
-    program = host.program(hostile)
+    programs = [host.program(hostile) for _ in range(2)]
     async with asyncio.TaskGroup() as tasks:
-        runs = [tasks.create_task(run(host.sandbox, program, hostile.limits)) for _ in range(2)]
-    for each in runs:
+        runs = [tasks.create_task(run(host.sandbox, each, hostile.limits)) for each in programs]
+    for each, program in zip(runs, programs, strict=True):
         _check(hostile, each.result())
+        if program.outputs is not None:
+            _check_kept(hostile, each.result(), program.outputs.into)
 
 
 def test_there_are_at_least_eighty_and_no_two_are_called_the_same() -> None:
@@ -106,3 +121,13 @@ def test_there_are_at_least_eighty_and_no_two_are_called_the_same() -> None:
 def _check(hostile: Hostile, ran: Ran) -> None:
     assert ran.end in hostile.ends, (ran.outcome, ran.stdout[:500], ran.stderr[-800:])
     assert hostile.says is None or ran.stdout == hostile.says, (ran.stdout, ran.stderr[-800:])
+
+
+def _check_kept(hostile: Hostile, ran: Ran, into: Path) -> None:
+    """What lies in the worker's folder is what is told, and no more."""
+    files = {each.path: (into / each.sha256).read_bytes() for each in ran.outcome.files}
+    assert Kept(files, ran.outcome.detail) in hostile.keeps, ran.outcome
+    assert {each.name for each in into.iterdir()} == {each.sha256 for each in ran.outcome.files}
+    assert {each.sha256: each.size for each in ran.outcome.files} == {
+        sha256(content).hexdigest(): len(content) for content in files.values()
+    }

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.hostile import escape, exhaustion, lying, spying, staying
+from tests.worker.hostile import collecting, escape, exhaustion, lying, spying, staying
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT = ROOT / "docs" / "concepts" / "sandbox.md"
 MODULES = {
+    "collecting": collecting,
     "escape": escape,
     "exhaustion": exhaustion,
     "lying": lying,

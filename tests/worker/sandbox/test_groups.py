@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gridx.worker.sandbox.base import Enforcement
 from gridx.worker.sandbox.cgroups import groups, v1, v2
 from gridx.worker.sandbox.cgroups.groups import Allowance, Groups, MemoryMark
 from tests.worker.sandbox import traces
@@ -49,6 +50,50 @@ def test_what_a_dead_worker_left_is_removed(own: Groups | None) -> None:
     assert not any(each.exists() for each in left)
     assert own.close()
     assert later.close()
+
+
+def test_the_disk_traffic_of_all_jobs_weighs_half_of_the_machines() -> None:
+    """By this host's version 1, whether or not the scheduler of its disks looks at it."""
+    blkio = Path("/sys/fs/cgroup/blkio")
+    if not os.access(blkio, os.W_OK):
+        assert os.geteuid() != 0
+        return
+    own = v1.GroupsV1({"blkio": blkio})
+    assert own.enforces == {Enforcement.IO}
+    own.open()
+    group = own.make("attempt-1")
+    (folder,) = [each for each in blkio.glob(f"gridx-{os.getpid()}-*") if each.is_dir()]
+    assert (folder / "blkio.bfq.weight").read_text().split()[-1] == "50"
+    assert (folder / "attempt-1" / "blkio.bfq.weight").read_text().split()[-1] == "100"
+    group.close()
+    assert own.close()
+
+
+@pytest.mark.parametrize(
+    ("schedulers", "costs", "by_bfq", "by_either"),
+    [
+        ((), "", False, False),
+        (("none [bfq]",), "", True, True),
+        (("[bfq]", "[none] bfq"), "", False, False),
+        (("[none]", "[none]"), "8:0 enable=1 ctrl=auto\n8:1 enable=1\n", False, True),
+        (("[none]", "[none]"), "8:0 enable=1 ctrl=auto\n8:1 enable=0\n", False, False),
+    ],
+)
+def test_who_heeds_the_weights_of_disk_traffic(
+    tmp_path: Path, schedulers: tuple[str, ...], costs: str, by_bfq: bool, by_either: bool
+) -> None:
+    blocks = tmp_path / "block"
+    (blocks / "loop0" / "queue").mkdir(parents=True)
+    for number, scheduler in enumerate(schedulers):
+        disk = blocks / f"sd{number}"
+        for each in ("queue", "device"):
+            (disk / each).mkdir(parents=True)
+        (disk / "queue" / "scheduler").write_text(scheduler)
+        (disk / "dev").write_text(f"8:{number}\n")
+    (tmp_path / "io.cost.qos").write_text(costs)
+    found = groups.disks(blocks)
+    assert groups.all_use_bfq(found) is by_bfq
+    assert v2.weighs_disks(tmp_path, found) is by_either
 
 
 @pytest.mark.parametrize(

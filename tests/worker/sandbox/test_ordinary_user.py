@@ -10,7 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
 AS_USER = [sys.executable, str(HERE / "ordinary_user.py")] if os.geteuid() == 0 else []
-SUITES = ("test_running.py", "without_groups.py", "../hostile")
+SUITES = (
+    "test_running.py",
+    "without_groups.py",
+    "test_collector.py",
+    "test_keeping.py",
+    "../hostile",
+)
 
 
 @pytest.mark.timeout(300)

@@ -13,8 +13,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def test_the_report_says_what_cannot_be_enforced(sandbox: Bubblewrap) -> None:
     report = await sandbox.probe()
     assert report.works
-    assert set(report.lacks) == {Enforcement.MEMORY, Enforcement.CPU}
+    assert set(report.lacks) == {Enforcement.MEMORY, Enforcement.CPU, Enforcement.IO}
     assert any("Delegate=yes" in hint for hint in report.advice)
+    assert any("bfq" in hint for hint in report.advice)
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,9 @@ class Outcome:
     """How an attempt ended.
 
     `reason` is None exactly when the program exited with 0; `exit_code` is None when the grid ended
-    it. A program that a signal ended has 128 plus the signal. `detail` is one sentence for a
-    person, and never holds a word of the job's.
+    it. A program that a signal ended has 128 plus the signal. `detail` is a sentence or two for a
+    person, and never holds a word of the job's. `files` are those of `Program.outputs` that were
+    kept, in the order of their paths; those that could not be are told in `detail`.
     """
 
     exit_code: int | None
@@ -101,6 +102,7 @@ class Enforcement(StrEnum):
     MEMORY = "memory"
     PROCESSES = "processes"
     CPU = "cpu"
+    IO = "io"
     DISK = "disk"
     OUTPUT = "output"
     WALL_TIME = "wall_time"

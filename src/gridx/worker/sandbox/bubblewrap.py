@@ -4,7 +4,8 @@ Theory of operation. `box` starts `bwrap` once, with a template interpreter in i
 template fork a fresh world (namespaces, mounts, system call filter, uid) for one attempt and sends
 it the program; `cgroups` bounds and counts it; `outputs` reads what it writes; `running` ends it when
 it must be ended; `ending` decides from what was seen how it ended. The order of a run: group, cell,
-limits, program, end; then the cell is closed and the group removed, and nothing is left.
+limits, program, end; then `collector` takes what the job wants kept of its work folder, the cell is
+closed and the group removed, and nothing is left.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Progra
 from gridx.worker.sandbox.box import find_bwrap, start_box
 from gridx.worker.sandbox.cgroups import v1, v2
 from gridx.worker.sandbox.cgroups.groups import Allowance, Groups
+from gridx.worker.sandbox.collector import keep
 from gridx.worker.sandbox.ending import outcome
 from gridx.worker.sandbox.inside import filter as calls
 from gridx.worker.sandbox.inside import wire
@@ -97,7 +99,7 @@ class Bubblewrap:
             await trial.close()
         if end.reason is not None:
             return Report(NAME, works=False, why_not=end.detail, advice=_advice())
-        advice = () if Enforcement.MEMORY in enforces else (_DELEGATE,)
+        advice = tuple(helps for lacked, helps in _HELPS.items() if lacked not in enforces)
         return Report(NAME, works=True, enforces=enforces, advice=advice)
 
     async def open(self) -> None:
@@ -141,13 +143,16 @@ class Bubblewrap:
                 start = self._start(interpreter, program, limits)
                 complete = replace(program, env=self._environment | dict(program.env))
                 running = Running(world, limits, emit, self._clock)
-                seen = await running.run(start, complete, cancel)
+                end = outcome(await running.run(start, complete, cancel), limits)
+                if program.outputs is not None:
+                    with world.cell.work() as work:
+                        end = await keep(end, work, program.outputs, cancel, self._clock)
             finally:
                 pool.give_back(world)
         except (OSError, Unavailable) as failure:
             _log.warning("sandbox_failed", attempt=attempt_id, why=str(failure))
             return _broken(str(failure))
-        return outcome(seen, limits)
+        return end
 
     async def close(self) -> None:
         self._opened = False
@@ -228,7 +233,10 @@ def _ignore(_stream: Stream, _piece: bytes) -> None:
     return
 
 
-_DELEGATE = "systemd-run --user --scope -p Delegate=yes gridx worker ..."
+_HELPS = {
+    Enforcement.MEMORY: "systemd-run --user --scope -p Delegate=yes gridx worker ...",
+    Enforcement.IO: "echo bfq | sudo tee /sys/block/*/queue/scheduler",
+}
 
 
 def _advice() -> tuple[str, ...]:

@@ -9,12 +9,15 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gridx.worker.sandbox.base import Program
 from gridx.worker.sandbox.box import Box
 from gridx.worker.sandbox.inside import wire
 
+_WORK_ON_DISK = wire.WORK.removeprefix("/")
 _ALL_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -86,6 +89,17 @@ class Cell:
         """Whether not one more block, or not one more file, fits on the job's disk."""
         found = os.statvfs(self.disk)
         return found.f_bfree == 0 or found.f_ffree == 0
+
+    @contextmanager
+    def work(self) -> Generator[int]:
+        """A handle on the job's work folder, whatever mode the job gave it."""
+        handle = os.open(
+            _WORK_ON_DISK, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.disk
+        )
+        try:
+            yield handle
+        finally:
+            os.close(handle)
 
     def close(self) -> None:
         """Let go; whatever still runs in the cell ends."""

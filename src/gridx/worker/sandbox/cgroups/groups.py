@@ -24,6 +24,8 @@ from gridx.worker.sandbox.base import Enforcement
 NAME_PREFIX = "gridx-"
 STEP_BYTES_MIN = 1 << 20
 CPU_PERIOD_US = 100_000
+IO_WEIGHT = 50
+"""Of a worker's disk traffic, where the machine's own has 100; attempts share it equally."""
 _instances = itertools.count()
 
 
@@ -163,6 +165,18 @@ def remove_tree(folder: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def disks(blocks: Path = Path("/sys/block")) -> list[Path]:
+    """The machine's disks, as the kernel shows them; not what is made of files and memory."""
+    shown = blocks.iterdir() if blocks.is_dir() else ()
+    return [each for each in shown if (each / "device").exists()]
+
+
+def all_use_bfq(found: list[Path]) -> bool:
+    """Whether there are disks, and each has the scheduler that heeds the weights of groups."""
+    files = [each / "queue" / "scheduler" for each in found]
+    return bool(files) and all(each.exists() and "[bfq]" in each.read_text() for each in files)
 
 
 def read_table(path: Path) -> dict[str, int]:

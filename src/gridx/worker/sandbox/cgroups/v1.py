@@ -13,7 +13,9 @@ _CONTROLLERS = {
     "pids": Enforcement.PROCESSES,
     "cpu": Enforcement.CPU,
     "cpuacct": None,
+    "blkio": Enforcement.IO,
 }
+_IO_WEIGHT = "blkio.bfq.weight"
 _SHARES_OF_A_CPU = 1024
 
 
@@ -39,6 +41,12 @@ class GroupsV1:
                     groups.remove_tree(each)
         for folder in set(self._own.values()):
             folder.mkdir()
+        if blkio := self._own.get("blkio"):
+            if (blkio / _IO_WEIGHT).exists():
+                (blkio / _IO_WEIGHT).write_text(str(groups.IO_WEIGHT))
+            else:  # a kernel whose schedulers know no groups
+                del self._own["blkio"]
+                groups.remove_tree(blkio)
 
     def make(self, name: str) -> "GroupV1":
         self._removed_later = [each for each in self._removed_later if not _removed(each)]
@@ -123,8 +131,11 @@ def find() -> GroupsV1 | None:
     """The hierarchies of version 1 in which this process may make groups; None without any."""
     paths = groups.memberships()
     folders: dict[str, Path] = {}
+    useful = set(_CONTROLLERS)
+    if not groups.all_use_bfq(groups.disks()):
+        useful.remove("blkio")  # nobody would look at its weights
     for kind, folder, options in groups.mounts():
-        for controller in options & set(_CONTROLLERS) if kind == "cgroup" else ():
+        for controller in options & useful if kind == "cgroup" else ():
             own = Path(folder) / paths.get(controller, "/").lstrip("/")
             if os.access(own, os.W_OK):
                 folders[controller] = own

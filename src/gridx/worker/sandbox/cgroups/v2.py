@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from gridx.worker.sandbox.base import Enforcement
@@ -12,7 +13,9 @@ _CONTROLLERS = {
     "memory": Enforcement.MEMORY,
     "pids": Enforcement.PROCESSES,
     "cpu": Enforcement.CPU,
+    "io": Enforcement.IO,
 }
+_IO_WEIGHTS = ("io.bfq.weight", "io.weight")
 _WEIGHT_OF_A_CPU = 100
 _SLACK_BYTES = 1 << 20  # so that the mark is passed before the kernel slows the job down
 _WORKERS_LEAF = "gridx-worker"
@@ -39,6 +42,9 @@ class GroupsV2:
                 groups.remove_tree(each)
         self._own.mkdir()
         _hand_down(self._own)
+        for each in _IO_WEIGHTS if "io" in self._controllers else ():
+            if (self._own / each).exists():
+                (self._own / each).write_text(str(groups.IO_WEIGHT))
 
     def make(self, name: str) -> "GroupV2":
         self._removed_later = [each for each in self._removed_later if not groups.remove_tree(each)]
@@ -129,9 +135,19 @@ def find() -> GroupsV2 | None:
         top = Path(folder)
         own = top / groups.memberships().get("", "/").lstrip("/")
         for above in _places(top, own):
-            if controllers := _hand_down(above):
+            heeded = {"io"} if weighs_disks(top, groups.disks()) else set[str]()
+            if controllers := _hand_down(above) & (set(_CONTROLLERS) - {"io"} | heeded):
                 return GroupsV2(above, controllers)
     return None
+
+
+def weighs_disks(top: Path, disks: list[Path]) -> bool:
+    """Whether every disk heeds the weights of groups: by its scheduler, or by the cost of I/O."""
+    costs = top / "io.cost.qos"
+    lines = costs.read_text().splitlines() if costs.exists() else []
+    by_cost = {line.split()[0] for line in lines if "enable=1" in line.split()}
+    costly = bool(disks) and {(each / "dev").read_text().strip() for each in disks} <= by_cost
+    return costly or groups.all_use_bfq(disks)
 
 
 def _places(top: Path, own: Path) -> Iterator[Path]:
@@ -162,10 +178,11 @@ def _hand_down(folder: Path) -> frozenset[str]:
     control = folder / "cgroup.subtree_control"
     try:
         offered = set((folder / "cgroup.controllers").read_text().split())
-        for each in sorted(offered & set(_CONTROLLERS)):
-            control.write_text(f"+{each}")
     except OSError:
-        pass
+        return frozenset()
+    for each in sorted(offered & set(_CONTROLLERS)):
+        with suppress(OSError):
+            control.write_text(f"+{each}")
     try:
         return frozenset(control.read_text().split()) & frozenset(_CONTROLLERS)
     except OSError:

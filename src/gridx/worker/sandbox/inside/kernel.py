@@ -4,6 +4,7 @@ Each raises `OSError` with what was tried. Standard library only: this runs insi
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -22,6 +23,8 @@ _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _CLOSE_RANGE, _LAST_DESCRIPTOR = 436, (1 << 31) - 1  # the call's number on every processor
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
+_OPENAT2 = 437  # on every processor, too
+_NO_OTHER_MOUNT, _NO_MAGIC_LINKS, _NO_LINKS, _BENEATH = 1, 2, 4, 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -76,6 +79,21 @@ def close_all_but(*keep: int) -> None:
         if first < each and _libc.syscall(_CLOSE_RANGE, first, each - 1, 0) < 0:
             os.closerange(first, min(each, 1 << 16))  # a kernel before 5.9
         first = each + 1
+
+
+def open_beneath(folder: int, name: str) -> int:
+    """A handle (`O_PATH`) on what is called `name`, one part of a path, in `folder`.
+
+    It reads, starts and follows nothing: a link's handle is the link. A mount raises `EXDEV`; not
+    on kernels before 5.6, which do not have the call.
+    """
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    resolve = _NO_OTHER_MOUNT | _NO_MAGIC_LINKS | _NO_LINKS | _BENEATH
+    how = struct.pack("=QQQ", flags, 0, resolve)
+    opened = _libc.syscall(_OPENAT2, folder, os.fsencode(name), how, ctypes.c_size_t(len(how)))
+    if opened < 0 and ctypes.get_errno() in (errno.ENOSYS, errno.EPERM):
+        return os.open(name, flags, dir_fd=folder)
+    return _check(opened, "open")
 
 
 def die_with_parent(signal_number: int) -> None:
