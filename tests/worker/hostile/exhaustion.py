@@ -56,7 +56,7 @@ _PROCESSES = {
         "  threading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
     ),
     "children of children": (
-        "import os, time\nfor _ in range(1000):\n  if os.fork(): time.sleep(0.5); os._exit(1)"
+        "import os, time\nfor _ in range(1000):\n  if os.fork(): time.sleep(3); os._exit(1)"
     ),
 }
 _DISK_FILLERS = {

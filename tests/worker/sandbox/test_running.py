@@ -1,6 +1,7 @@
 """What a program sees of being run: arguments, environment, streams, and how its end is told."""
 
 import asyncio
+import signal
 
 import pytest
 
@@ -193,3 +194,21 @@ async def test_a_piece_of_output_is_never_empty(sandbox: Bubblewrap) -> None:
     ran = await bash(sandbox, "echo a; echo b >&2")
     assert all(piece for _, piece in ran.pieces)
     assert {stream for stream, _ in ran.pieces} == {Stream.STDOUT, Stream.STDERR}
+
+
+@pytest.mark.parametrize("template", [True, False])
+async def test_signals_that_the_worker_ignores_are_not_ignored_by_jobs(template: bool) -> None:
+    ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = [signal.signal(each, signal.SIG_IGN) for each in ignored]
+    sandbox = Bubblewrap(template=template)
+    try:
+        await sandbox.open()
+        for number, code in ((2, 130), (1, 129), (3, 131)):
+            ran = await python(sandbox, f"import os; os.kill(os.getpid(), {number})")
+            assert ran.end == (code, Reason.EXIT_CODE)
+            ran = await bash(sandbox, f"sh -c 'kill -{number} $$'; exit $?")
+            assert ran.end == (code, Reason.EXIT_CODE)
+    finally:
+        await sandbox.close()
+        for each, handler in zip(ignored, before, strict=True):
+            signal.signal(each, handler)

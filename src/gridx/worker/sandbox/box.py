@@ -68,10 +68,12 @@ class Box:
             return False
         return True
 
-    def spawn(self, slot: int, attempt: socket.socket, groups: Sequence[int]) -> None:
-        """Have a supervisor started that speaks on `attempt`; raises `OSError` when it is gone."""
-        descriptors = [attempt.fileno(), *groups]
-        socket.send_fds(self._line, [wire.SPAWN.pack(slot)], descriptors)
+    def spawn(self, slot: int, files: Sequence[int], groups: Sequence[int]) -> None:
+        """Have a supervisor started with `files` (see `wire.SPAWN`) that joins `groups`.
+
+        Raises `OSError` when the box is gone.
+        """
+        socket.send_fds(self._line, [wire.SPAWN.pack(slot)], [*files, *groups])
 
     def complaint(self) -> str:
         """What the box said on its way out, for a person."""

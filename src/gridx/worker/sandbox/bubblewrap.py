@@ -10,6 +10,7 @@ closed and the group removed, and nothing is left.
 
 import asyncio
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,10 +35,14 @@ NAME = "bubblewrap"
 _MB = 1 << 20
 _PAGE_BYTES = 4096
 _FILES_PER_MB = 128
-_WAITING_MIN, _WAITING_MAX = 2, 8  # each takes 2 MB
+_WAITING_MIN, _WAITING_MAX = 2, 8
+_WORLD_MB, _NODE_MB = 2, 40  # what one that waits takes
+_WAITING_MEMORY_MB = 60
+_NODE_JOB_MB_MIN = 64  # a job's bound cannot be set below what Node holds by then
 _FILES_MIN = 4096
 _ENDING_SHOWS_S = 1.0
 _REMOVALS_MAX, _REMOVAL_WAIT_S = 200, 0.01  # the kernel lets go of a dead process's group late
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # which no JavaScript hands to the system
 _ALWAYS = frozenset(
     {
         Enforcement.DISK,
@@ -50,7 +55,14 @@ _ALWAYS = frozenset(
     }
 )
 _NOTHING = frozenset[Enforcement]()
-_READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "GLIBC_", "MALLOC_", "TZ", "HOME", "PATH")
+_READ_AT_START = (
+    *("PYTHON", "NODE_", "UV_", "OPENSSL_", "SSL_CERT_", "ICU_"),
+    *("LC_", "LANG", "LD_", "GLIBC_", "MALLOC_", "TZ", "HOME", "PATH"),
+)
+# Words for what shows when a Node was started, with what, or what it has loaded.
+_SEES_ITS_START = re.compile(
+    r"uptime|performance|perf_hooks|timeOrigin|inspector|[rR]eport|\b(?:v8|title|proc|ps)\b"
+)
 _log = get_logger(__name__)
 
 
@@ -58,15 +70,24 @@ class Bubblewrap:
     """Runs programs in namespaces of their own on Linux.
 
     `waiting_max` worlds wait ready for a program, by default one for each processor; with
-    `template`, Python jobs run in an interpreter that waits in them, instead of a new one.
+    `template`, jobs run in interpreters that wait in them, instead of new ones: those in Python
+    always, those in JavaScript while such were asked for lately. All that wait take at most
+    `waiting_memory_mb`, if that is enough for the worlds without Node.
     """
 
     def __init__(
-        self, clock: Clock | None = None, *, waiting_max: int | None = None, template: bool = True
+        self,
+        clock: Clock | None = None,
+        *,
+        waiting_max: int | None = None,
+        waiting_memory_mb: int = _WAITING_MEMORY_MB,
+        template: bool = True,
     ) -> None:
         self._clock = clock or SystemClock()
         self._waiting_max = _one_a_cpu() if waiting_max is None else waiting_max
         self._template = template
+        room_mb = waiting_memory_mb - self._waiting_max * _WORLD_MB
+        self._nodes_max = max(0, room_mb // (_WORLD_MB + _NODE_MB)) if self._waiting_max else 0
         self._interpreters = find_interpreters()
         self._environment = {
             "PATH": rootfs.search_path(self._interpreters.values()),
@@ -136,11 +157,16 @@ class Bubblewrap:
         if interpreter is None:
             return _broken(f"this machine has no interpreter for {program.language}")
         try:
-            pool, world = await self._take_world()
+            warm = self._template and _sees_no_difference(program)
+            node = (
+                warm and program.language == "javascript" and limits.memory_mb >= _NODE_JOB_MB_MIN
+            )
+            pool, world = await self._take_world(node=node)
             try:
                 if world.group is not None:
                     world.group.limit(_allowance(limits))
-                start = self._start(interpreter, program, limits)
+                in_template = warm and program.language == "python"
+                start = self._start(interpreter, program, limits, in_template=in_template)
                 complete = replace(program, env=self._environment | dict(program.env))
                 running = Running(world, limits, emit, self._clock)
                 end = outcome(await running.run(start, complete, cancel), limits)
@@ -148,7 +174,7 @@ class Bubblewrap:
                     with world.cell.work() as work:
                         end = await keep(end, work, program.outputs, cancel, self._clock)
             finally:
-                pool.give_back(world)
+                pool.give_back_soon(world)
         except (OSError, Unavailable) as failure:
             _log.warning("sandbox_failed", attempt=attempt_id, why=str(failure))
             return _broken(str(failure))
@@ -166,16 +192,16 @@ class Bubblewrap:
                 await self._clock.sleep(_REMOVAL_WAIT_S)
             self._groups = None
 
-    async def _take_world(self) -> tuple[Pool, World]:
+    async def _take_world(self, *, node: bool) -> tuple[Pool, World]:
         """A world with the pool it belongs to; a box that has just died is replaced once."""
         pool = await self._running_pool()
         try:
-            return pool, await pool.take()
+            return pool, await pool.take(node=node)
         except Unavailable:
             if not await pool.ends_within(_ENDING_SHOWS_S):
                 raise
         pool = await self._running_pool()
-        return pool, await pool.take()
+        return pool, await pool.take(node=node)
 
     async def _running_pool(self) -> Pool:
         async with self._starting:
@@ -190,30 +216,45 @@ class Bubblewrap:
                 if bwrap is None:
                     raise Unavailable("bwrap is gone from this machine")
                 box = await start_box(bwrap, self._interpreters, self._environment)
-                self._pool = Pool(box, self._groups, self._waiting_max)
+                self._pool = Pool(
+                    box,
+                    self._groups,
+                    self._waiting_max,
+                    node=self._interpreters.get("javascript"),
+                    nodes_max=self._nodes_max,
+                )
                 self._pool.refill()
             return self._pool
 
-    def _start(self, interpreter: Interpreter, program: Program, limits: Limits) -> wire.Start:
+    def _start(
+        self, interpreter: Interpreter, program: Program, limits: Limits, *, in_template: bool
+    ) -> wire.Start:
         code_bytes = len(program.code.encode("utf-8", "surrogatepass"))
         code_pages = -(-code_bytes // _PAGE_BYTES)
         held = self._groups.enforces if self._groups is not None else _NOTHING
-        special = any(_is_read_at_start(name) for name in program.env)
         return wire.Start(
-            argv=[interpreter.path],
+            path=interpreter.path,
             file=interpreter.file,
             disk_bytes=limits.disk_mb * _MB + code_pages * _PAGE_BYTES,
             disk_files=max(_FILES_MIN, limits.disk_mb * _FILES_PER_MB),
             shm_bytes=limits.memory_mb * _MB,
             processes=0 if Enforcement.PROCESSES in held else limits.processes,
             memory_bytes=0 if Enforcement.MEMORY in held else limits.memory_mb * _MB,
-            in_template=self._template and program.language == "python" and not special,
+            in_template=in_template,
         )
 
 
-def _is_read_at_start(variable: str) -> bool:
-    """Whether an interpreter, its C library or loader look at it before the program runs."""
-    return variable.startswith(_READ_AT_START)
+def _sees_no_difference(program: Program) -> bool:
+    """Whether the program can run in an interpreter that was started before it came.
+
+    It cannot when an interpreter, its C library or loader read one of its variables as they start.
+    """
+    if any(name.startswith(_READ_AT_START) for name in program.env):
+        return False
+    if program.language != "javascript":
+        return True
+    texts = "".join((*program.args, *program.env, *program.env.values()))
+    return not (_SEES_ITS_START.search(program.code) or _LONE_SURROGATE.search(texts))
 
 
 def _one_a_cpu() -> int:

@@ -6,7 +6,6 @@ supervisor, never by the job. All of it happens on the event loop, nothing block
 
 import asyncio
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Generator
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from gridx.worker.sandbox.base import Program
 from gridx.worker.sandbox.box import Box
 from gridx.worker.sandbox.inside import wire
+from gridx.worker.sandbox.outputs import Pipes
 
 _WORK_ON_DISK = wire.WORK.removeprefix("/")
 _ALL_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
@@ -36,7 +36,7 @@ class Ended:
 
 
 class Cell:
-    """One attempt's world, made ahead of its program.
+    """One attempt's world, made ahead of its program, with all that the program will have open.
 
     `ready` gives what went wrong, or nothing; `ended` comes once no process of the job is left.
     """
@@ -47,26 +47,31 @@ class Cell:
         self.ready: asyncio.Future[str] = loop.create_future()
         self.ended: asyncio.Future[Ended] = loop.create_future()
         self.disk = -1
+        self.pipes = Pipes()
+        self._payload, self._stdin = _memory_file(), _memory_file()
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line.setblocking(False)
         with theirs:
+            files = (theirs.fileno(), self._payload, self._stdin, *self.pipes.writers)
             try:
-                box.spawn(slot, theirs, groups)
+                box.spawn(slot, files, groups)
             except OSError as failure:
                 self._fail(f"the sandbox's box is gone: {failure.strerror}")
+        self.pipes.handed_over()
         loop.add_reader(self._line.fileno(), self._hear)
 
-    def start(self, start: wire.Start, program: Program, streams: tuple[int, int]) -> None:
-        """Send the program; `streams` are the ends it writes its outputs to."""
-        payload = _sealed(_payload(program))
-        stdin = _sealed(program.stdin.encode("utf-8", "surrogatepass"))
+    def wait_as_node(self, path: str, file: str) -> None:
+        """Have the Node at `path` started, to wait for its program; of no other language from now."""
+        self._say(wire.WAIT + f"{path}\0{file}".encode())
+
+    def start(self, start: wire.Start, program: Program) -> None:
+        """Hand the program over and let it run."""
+        _seal(self._payload, _payload(program))
+        _seal(self._stdin, _encoded(program.stdin))
         try:
-            socket.send_fds(self._line, [start.to_bytes()], [payload, stdin, *streams])
+            self._line.send(start.to_bytes())
         except OSError as failure:
             self._fail(f"the attempt's supervisor is gone: {failure.strerror}")
-        finally:
-            os.close(payload)
-            os.close(stdin)
 
     def terminate(self) -> None:
         """Ask every process of the job to end."""
@@ -106,9 +111,11 @@ class Cell:
         if self._line.fileno() >= 0:
             self._loop.remove_reader(self._line.fileno())
             self._line.close()
-        if self.disk >= 0:
-            os.close(self.disk)
-            self.disk = -1
+        for each in (self._payload, self._stdin, self.disk):
+            if each >= 0:
+                os.close(each)
+        self._payload = self._stdin = self.disk = -1
+        self.pipes.close()
         for future in (self.ready, self.ended):
             future.cancel()
 
@@ -129,7 +136,8 @@ class Cell:
             message, descriptors = b"", []
         if message == wire.READY:
             (self.disk,) = descriptors
-            self.ready.set_result("")
+            if not self.ready.done():  # which it is when nobody waits for it any more
+                self.ready.set_result("")
         elif len(message) == wire.ENDED.size and not message.startswith(wire.FAILED):
             self._end(_ended(message))
         else:
@@ -154,16 +162,22 @@ def _ended(message: bytes) -> Ended:
 
 
 def _payload(program: Program) -> bytes:
-    asked = {"code": program.code, "args": program.args, "env": dict(program.env)}
-    return json.dumps(asked).encode()
+    args = [_encoded(each) for each in program.args]
+    env = {_encoded(name): _encoded(value) for name, value in program.env.items()}
+    return wire.Payload(_encoded(program.code), args, env).to_bytes()
 
 
-def _sealed(content: bytes) -> int:
-    """A file of `content` in memory that nobody can change, read from its start."""
-    descriptor = os.memfd_create("job", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _ALL_SEALS)
-    return descriptor
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _memory_file() -> int:
+    return os.memfd_create("job", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def _seal(file: int, content: bytes) -> None:
+    """Fill `file`, which others read from its start, and let nobody change it any more."""
+    view, at = memoryview(content), 0
+    while at < len(view):
+        at += os.pwrite(file, view[at:], at)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, _ALL_SEALS)

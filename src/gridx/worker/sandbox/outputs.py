@@ -9,28 +9,18 @@ from gridx.worker.sandbox.base import Emit, Stream
 _READ_BYTES = 65_536
 
 
-class Outputs:
-    """Reads both streams on the event loop and hands each piece on.
+class Pipes:
+    """A pipe for each stream; what is not taken over by somebody is closed with it."""
 
-    The byte past `limit_bytes` of a stream is dropped with all that follow it, and `exceeded` is
-    called once. Reading goes on, so that a job that is being ended does not block.
-    """
-
-    def __init__(self, limit_bytes: int, emit: Emit, exceeded: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._left = dict.fromkeys(Stream, limit_bytes)
-        self._emit = emit
-        self._exceeded = exceeded
-        self._over = False
-        self._readers: dict[Stream, int] = {}
+    def __init__(self) -> None:
+        self.readers: dict[Stream, int] = {}
         self._writers: list[int] = []
         for stream in Stream:
             reader, writer = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(reader, False)
             os.fchmod(writer, 0o666)  # so that the job, another user, may open /dev/stdout
-            self._readers[stream] = reader
+            self.readers[stream] = reader
             self._writers.append(writer)
-            self._loop.add_reader(reader, self._read, stream)
 
     @property
     def writers(self) -> tuple[int, int]:
@@ -44,6 +34,32 @@ class Outputs:
             os.close(each)
         self._writers.clear()
 
+    def close(self) -> None:
+        self.handed_over()
+        for each in self.readers.values():
+            os.close(each)
+        self.readers.clear()
+
+
+class Outputs:
+    """Reads both streams on the event loop and hands each piece on.
+
+    The byte past `limit_bytes` of a stream is dropped with all that follow it, and `exceeded` is
+    called once. Reading goes on, so that a job that is being ended does not block.
+    """
+
+    def __init__(
+        self, pipes: Pipes, limit_bytes: int, emit: Emit, exceeded: Callable[[], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._left = dict.fromkeys(Stream, limit_bytes)
+        self._emit = emit
+        self._exceeded = exceeded
+        self._over = False
+        self._readers = pipes.readers
+        for stream, reader in self._readers.items():
+            self._loop.add_reader(reader, self._read, stream)
+
     def finish(self) -> None:
         """Take what is left in the pipes once nobody can write to them, and close them."""
         for stream in list(self._readers):
@@ -52,7 +68,6 @@ class Outputs:
         self.close()
 
     def close(self) -> None:
-        self.handed_over()
         for stream in list(self._readers):
             self._close(stream)
 

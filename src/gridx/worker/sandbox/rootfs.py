@@ -6,6 +6,7 @@ worker's.
 """
 
 from collections.abc import Iterable
+from importlib import resources
 from pathlib import Path
 
 from gridx.worker.sandbox.inside.wire import (
@@ -14,6 +15,7 @@ from gridx.worker.sandbox.inside.wire import (
     JOB_UIDS,
     SHM,
     TMP,
+    WAITING_NODE,
     WORK,
 )
 from gridx.worker.sandbox.languages import Interpreter
@@ -53,6 +55,9 @@ GENERATED = {
     "/etc/group": GROUP,
     "/etc/hosts": HOSTS,
     "/etc/nsswitch.conf": NSSWITCH,
+    WAITING_NODE: (resources.files("gridx.worker.sandbox.inside") / "waiting_node.cjs").read_text(
+        "utf-8"
+    ),
 }
 """Files written for the box; `bwrap` reads each from a descriptor."""
 

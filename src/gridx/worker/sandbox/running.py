@@ -43,7 +43,7 @@ class Running:
         self._group = world.group
         self._limits = limits
         self._clock = clock
-        self._outputs = Outputs(limits.output_bytes, emit, self._too_much_output)
+        self._outputs = Outputs(world.cell.pipes, limits.output_bytes, emit, self._too_much_output)
         self._timers: list[asyncio.TimerHandle] = []
         self._stopped: Reason | None = None
         self._disk_was_full = False
@@ -52,10 +52,9 @@ class Running:
         """Run `program` to its end; returns once no process of it is left."""
         try:
             began = self._clock.monotonic()
-            self._cell.start(start, program, self._outputs.writers)
-            self._outputs.handed_over()
+            self._cell.start(start, program)
             self._after(self._limits.timeout_s, self._out_of_time)
-            self._look()
+            self._after(_LOOK_S, self._look)
             async with asyncio.TaskGroup() as tasks:
                 cancelled = tasks.create_task(self._stop_when(cancel))
                 ended = await self._cell.ended

@@ -26,6 +26,7 @@ STEP_BYTES_MIN = 1 << 20
 CPU_PERIOD_US = 100_000
 IO_WEIGHT = 50
 """Of a worker's disk traffic, where the machine's own has 100; attempts share it equally."""
+_FILE_BYTES_MAX = 16_384
 _instances = itertools.count()
 
 
@@ -179,9 +180,27 @@ def all_use_bfq(found: list[Path]) -> bool:
     return bool(files) and all(each.exists() and "[bfq]" in each.read_text() for each in files)
 
 
+def write(path: Path, value: int | str) -> None:
+    """Write a file of the kernel's, faster than `Path`: each program's start waits for five."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, str(value).encode())
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> str:
+    """A file of the kernel's that is at most a page long."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, _FILE_BYTES_MAX).decode()
+    finally:
+        os.close(descriptor)
+
+
 def read_table(path: Path) -> dict[str, int]:
     """A file of lines `name number`."""
-    rows = (line.split() for line in path.read_text().splitlines())
+    rows = (line.split() for line in read(path).splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
 
 

@@ -80,18 +80,18 @@ class GroupV1:
     def limit(self, allowance: Allowance) -> None:
         if self._mark is not None:
             self._mark.limit(allowance.memory_bytes)
-            hard = str(allowance.memory_bytes + allowance.disk_bytes)
-            self._memory("limit_in_bytes").write_text(hard)
+            hard = allowance.memory_bytes + allowance.disk_bytes
+            groups.write(self._memory("limit_in_bytes"), hard)
             with_swap = self._memory("memsw.limit_in_bytes")
             if with_swap.exists():
-                with_swap.write_text(hard)
+                groups.write(with_swap, hard)
         if pids := self._folders.get("pids"):
-            (pids / "pids.max").write_text(str(allowance.processes))
+            groups.write(pids / "pids.max", allowance.processes)
         if cpu := self._folders.get("cpu"):
             shares = max(2, round(allowance.cpus * _SHARES_OF_A_CPU))
-            (cpu / "cpu.shares").write_text(str(shares))
+            groups.write(cpu / "cpu.shares", shares)
             if (quota := allowance.cpu_quota_us) is not None:
-                (cpu / "cpu.cfs_quota_us").write_text(str(quota))
+                groups.write(cpu / "cpu.cfs_quota_us", quota)
 
     def memory_exceeded(self, disk_used: Callable[[], int]) -> bool:
         if self._mark is None or (usage := self._mark.passed()) is None:
@@ -106,9 +106,9 @@ class GroupV1:
         cpu_s = peak = None
         oom_kills = refused_forks = 0
         if "cpuacct" in self._folders:
-            cpu_s = int((self._folders["cpuacct"] / "cpuacct.usage").read_text()) / 1e9
+            cpu_s = int(groups.read(self._folders["cpuacct"] / "cpuacct.usage")) / 1e9
         if "memory" in self._folders:
-            peak = int(self._memory("max_usage_in_bytes").read_text())
+            peak = int(groups.read(self._memory("max_usage_in_bytes")))
             oom_kills = groups.read_table(self._memory("oom_control")).get("oom_kill", 0)
         if "pids" in self._folders:
             events = groups.read_table(self._folders["pids"] / "pids.events")

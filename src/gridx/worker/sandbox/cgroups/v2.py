@@ -111,7 +111,7 @@ class GroupV2:
         if "memory" in self._controllers:
             oom_kills = groups.read_table(self._folder / "memory.events").get("oom_kill", 0)
             peak_file = self._folder / "memory.peak"  # since kernel 5.19
-            peak = int(peak_file.read_text()) if peak_file.exists() else None
+            peak = int(groups.read(peak_file)) if peak_file.exists() else None
         if "pids" in self._controllers:
             refused_forks = groups.read_table(self._folder / "pids.events").get("max", 0)
         return Counters(stat.get("usage_usec", 0) / 1e6, peak, oom_kills, refused_forks)
@@ -124,7 +124,7 @@ class GroupV2:
         self._remove(self._folder)
 
     def _write(self, name: str, value: int | str) -> None:
-        (self._folder / name).write_text(str(value))
+        groups.write(self._folder / name, value)
 
 
 def find() -> GroupsV2 | None:

@@ -4,11 +4,12 @@ It waits, stripped of every right, until its program comes; nothing of the worke
 template's is open in it by then.
 """
 
-import json
 import os
 import resource
 import signal
 import socket
+from collections.abc import Mapping
+from typing import NoReturn
 
 from gridx.worker.sandbox.inside import kernel, python
 from gridx.worker.sandbox.inside.wire import (
@@ -16,7 +17,10 @@ from gridx.worker.sandbox.inside.wire import (
     FAILED,
     MESSAGE_BYTES_MAX,
     READY,
+    WAIT,
+    WAITING_NODE,
     WORK,
+    Payload,
     Setup,
     Start,
 )
@@ -39,30 +43,34 @@ _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # which other programs wo
 _OPEN_FILES = 4096
 _LOCKED_BYTES = 64 << 10
 _QUEUED_BYTES = 819_200
+_LINE_OF_NODE, _PAYLOAD_OF_NODE = 62, 63
+"""Above all that Node opens for itself, so that its own descriptors have their usual numbers."""
 
 
 def main(supervisor: socket.socket, uid: int, setup: Setup) -> None:
     """Give everything up, wait for the start, become the program; returns only without one."""
     try:
-        _prepare(supervisor, uid, setup)
-        message, descriptors, _, _ = socket.recv_fds(supervisor, MESSAGE_BYTES_MAX, 4)
-        if message:
-            _become(supervisor, Start.parse(message), descriptors, setup)
+        payload = _prepare(supervisor, uid, setup)
+        message = supervisor.recv(MESSAGE_BYTES_MAX)
+        if message.startswith(WAIT):
+            _wait_as_node(supervisor, payload, *message.removeprefix(WAIT).split(b"\0"))
+        elif message:
+            _become(supervisor, payload, Start.parse(message))
     except Exception as failure:  # noqa: BLE001 - the worker is told, whatever it was
         supervisor.send(FAILED + repr(failure).encode()[: MESSAGE_BYTES_MAX // 2])
 
 
-def _prepare(supervisor: socket.socket, uid: int, setup: Setup) -> None:
+def _prepare(supervisor: socket.socket, uid: int, setup: Setup) -> int:
+    """Give everything up; returns the payload's descriptor."""
     os.setsid()
     for each in setup.groups:
         os.write(each, b"0")
     kernel.unshare(kernel.NEWCGROUP)
     _mount_proc()
     os.chdir(WORK)
-    nothing = os.open("/dev/null", os.O_RDWR)
-    for target in range(3):
-        os.dup2(nothing, target)
-    kernel.close_all_but(0, 1, 2, supervisor.fileno())
+    for target, each in enumerate(setup.streams):
+        os.dup2(each, target)
+    kernel.close_all_but(0, 1, 2, supervisor.fileno(), setup.payload)
     if not setup.mapped:
         kernel.empty_bounding_set()  # a new user namespace begins with a full one
     kernel.drop_privileges(uid, dumpable=True)
@@ -74,7 +82,9 @@ def _prepare(supervisor: socket.socket, uid: int, setup: Setup) -> None:
     ):
         resource.setrlimit(kind, (most, most))
     kernel.install_filter(setup.filter)
+    python.prepare()
     supervisor.send(READY)
+    return setup.payload
 
 
 def _mount_proc() -> None:
@@ -93,36 +103,29 @@ def _mount_proc() -> None:
         kernel.mount(None, f"/proc/{name}", None, flags)
 
 
-def _become(supervisor: socket.socket, start: Start, descriptors: list[int], setup: Setup) -> None:
-    payload, *streams = descriptors
-    with open(payload, "rb") as source:
-        asked = json.load(source)
+def _wait_as_node(supervisor: socket.socket, payload: int, path: bytes, file: bytes) -> None:
+    """Become a Node that waits for the program, and is held to nothing until that comes."""
+    os.dup2(supervisor.fileno(), _LINE_OF_NODE)
+    os.dup2(payload, _PAYLOAD_OF_NODE)
+    kernel.close_all_but(0, 1, 2, _LINE_OF_NODE, _PAYLOAD_OF_NODE)
+    environment = python.environment() | {b"NODE_OPTIONS": f"--require={WAITING_NODE}".encode()}
+    _execute([path, f"{WORK}/".encode() + file], environment)
+
+
+def _become(supervisor: socket.socket, payload: int, start: Start) -> None:
+    asked = Payload.parse(os.pread(payload, os.fstat(payload).st_size, 0))
     path = f"{WORK}/{start.file}"
     with open(path, "wb") as file:
-        file.write(_encoded(asked["code"]))
-    arguments = [_encoded(each) for each in asked["args"]]
-    environment = {_encoded(name): _encoded(value) for name, value in asked["env"].items()}
-    if start.processes:
-        most = start.processes + _processes_beside_the_job(setup)
-        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
-    for target, each in enumerate(streams):
-        os.dup2(each, target)
-    program = python.compiled(path) if start.in_template else None
-    if program is not None:
+        file.write(asked.code)
+    if start.in_template and (program := python.compiled(asked.code, path)) is not None:
         kernel.close_all_but(0, 1, 2)
         supervisor.detach()
-        python.run(program, path, arguments, environment)
+        python.run(program, asked.args, asked.env)
     kernel.close_all_but(0, 1, 2, supervisor.fileno())
+    _execute([os.fsencode(start.path), path.encode(), *asked.args], asked.env)
+
+
+def _execute(command: list[bytes], environment: Mapping[bytes, bytes]) -> NoReturn:
     for each in _IGNORED_BY_PYTHON:
         signal.signal(each, signal.SIG_DFL)
-    command = [*(_encoded(each) for each in (*start.argv, path)), *arguments]
     os.execve(command[0], command, environment)
-
-
-def _processes_beside_the_job(setup: Setup) -> int:
-    """Those that the kernel counts to the same user: the reaper, and the supervisor if it is."""
-    return 1 if setup.mapped else 2
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -1,8 +1,9 @@
 """A Python job in the template's own interpreter: as after a cold start, without the cold start.
 
 The template was started like any interpreter that runs a file, so what is left to do is what comes
-between that and the file: the standard streams, the environment, the arguments, `__main__`. What
-the template had imported for itself is forgotten first. At the end the interpreter is not taken apart
+between that and the file: the standard streams and `__main__`, which are made while it waits, then
+the environment and the arguments. What the template had imported for itself is forgotten first. At
+the end the interpreter is not taken apart
 piece by piece, which would cost more than most jobs: what a program can notice of that is done
 (threads, exit functions, its own objects' finalizers, streams), and the process ends.
 """
@@ -23,6 +24,7 @@ _STATUS_NOT_FLUSHED = 120
 _at_start: set[str] = set()
 _forgotten: list[types.ModuleType] = []
 """What the template had imported: taking it apart would only cost time."""
+_main = types.ModuleType("__main__")
 
 
 def forget_template(modules_at_start: frozenset[str]) -> None:
@@ -34,7 +36,7 @@ def forget_template(modules_at_start: frozenset[str]) -> None:
     _at_start.update(modules_at_start)
     _forget_modules()
     sys.path.insert(0, "")
-    os.environ.clear()
+    os.environ.pop("PWD", None)  # which bwrap adds to the environment that every job has
 
 
 def _forget_modules() -> None:
@@ -42,10 +44,20 @@ def _forget_modules() -> None:
     _forgotten.extend(sys.modules.pop(name) for name in late)
 
 
-def compiled(path: str) -> types.CodeType | None:
-    """The program at `path`; None when it is none, which a new interpreter tells best."""
-    with open(path, "rb") as file:
-        source = file.read()
+def environment() -> dict[bytes, bytes]:
+    """What every job has, before its own."""
+    return dict(os.environb)
+
+
+def prepare() -> None:
+    """Make, once the standard streams are the job's, all that does not depend on the program."""
+    _open_streams()
+    sys.modules["__main__"] = _main
+    _main.__dict__.update(__cached__=None, __builtins__=builtins, __annotations__={})
+
+
+def compiled(source: bytes, path: str) -> types.CodeType | None:
+    """The program of `path`; None when it is none, which a new interpreter tells best."""
     try:
         return compile(source, path, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
@@ -53,25 +65,19 @@ def compiled(path: str) -> types.CodeType | None:
 
 
 def run(
-    code: types.CodeType, path: str, argv: Sequence[bytes], environment: Mapping[bytes, bytes]
+    code: types.CodeType, argv: Sequence[bytes], environment: Mapping[bytes, bytes]
 ) -> NoReturn:
-    """Run `code`, compiled from `path`, and end the process as the interpreter would."""
+    """Run `code`, which was compiled, and end the process as the interpreter would."""
     _forget_modules()
-    os.environb.update(environment)
+    for name, value in environment.items():
+        if os.environb.get(name) != value:
+            os.environb[name] = value
+    path = code.co_filename
     sys.argv = [path, *(os.fsdecode(each) for each in argv)]
     sys.orig_argv = [sys.executable, *sys.argv]
     sys.path[0] = os.path.dirname(path)
-    _open_streams()
-    main = types.ModuleType("__main__")
-    sys.modules["__main__"] = main
-    main.__dict__.update(
-        __file__=path,
-        __cached__=None,
-        __loader__=SourceFileLoader("__main__", path),
-        __builtins__=builtins,
-        __annotations__={},
-    )
-    _execute(code, main)
+    _main.__dict__.update(__file__=path, __loader__=SourceFileLoader("__main__", path))
+    _execute(code, _main)
 
 
 def _execute(code: types.CodeType, main: types.ModuleType) -> NoReturn:

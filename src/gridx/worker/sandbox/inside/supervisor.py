@@ -6,6 +6,7 @@ the kernel ends every process of that world.
 """
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -23,12 +24,12 @@ from gridx.worker.sandbox.inside.wire import (
     SHM,
     TERMINATE,
     TMP,
+    WAIT,
     WORK,
     Setup,
     Start,
 )
 
-_START_DESCRIPTORS = 4
 _LOOK_MS = 20
 _NO_RUNNING = kernel.NO_SUID | kernel.NO_DEV
 _WAITING_TMPFS = "mode=0755,size=1m,nr_inodes=64"
@@ -57,7 +58,7 @@ def _attempt(worker: socket.socket, setup: Setup) -> None:
     if child == 0:
         _be_child(lambda: job.main(theirs, uid, setup))
     theirs.close()
-    for each in setup.groups:
+    for each in (*setup.groups, setup.payload, *setup.streams):
         os.close(each)
     answer = own.recv(MESSAGE_BYTES_MAX)
     if answer != READY:
@@ -65,7 +66,7 @@ def _attempt(worker: socket.socket, setup: Setup) -> None:
         return
     socket.send_fds(worker, [READY], [disk])
     os.close(disk)
-    _Watch(worker, own, child, reaper).run()
+    _Watch(worker, own, child, reaper, setup.mapped).run()
 
 
 def _be_child(body: Callable[[], None]) -> None:
@@ -137,12 +138,13 @@ class _Watch:
     """Hands the start over, obeys the worker, and reports the end once nothing is left."""
 
     def __init__(
-        self, worker: socket.socket, to_job: socket.socket, child: int, reaper: int
+        self, worker: socket.socket, to_job: socket.socket, child: int, reaper: int, mapped: bool
     ) -> None:
         self._worker = worker
         self._to_job = to_job
         self._child = child
         self._reaper = reaper
+        self._mapped = mapped
         self._memory_bytes = 0
         self._exceeded = False
         self._failure = b""
@@ -168,37 +170,41 @@ class _Watch:
                 os.kill(self._reaper, signal.SIGKILL)
 
     def _report(self) -> None:
-        _, status, usage = os.wait4(self._child, 0)
         os.kill(self._reaper, signal.SIGKILL)
-        _, _, orphans = os.wait4(self._reaper, 0)
-        cpu_user = usage.ru_utime + orphans.ru_utime
-        cpu_system = usage.ru_stime + orphans.ru_stime
+        _, status = os.waitpid(self._child, 0)
+        os.waitpid(self._reaper, 0)
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         peak = usage.ru_maxrss * 1024
-        ended = ENDED.pack(status, self._exceeded, cpu_user, cpu_system, peak)
+        ended = ENDED.pack(status, self._exceeded, usage.ru_utime, usage.ru_stime, peak)
         self._worker.send(self._failure or ended)
 
     def _obey(self) -> bool:
         """Do what the worker says; False when it is gone."""
-        message, descriptors, _, _ = socket.recv_fds(
-            self._worker, MESSAGE_BYTES_MAX, _START_DESCRIPTORS
-        )
+        message = self._worker.recv(MESSAGE_BYTES_MAX)
         if message == TERMINATE:
             os.kill(self._reaper, signal.SIGTERM)
         elif message == KILL:
             os.kill(self._reaper, signal.SIGKILL)
+        elif message.startswith(WAIT):
+            self._to_job.send(message)
         elif message:
             start = Start.parse(message)
             self._memory_bytes = start.memory_bytes
             _size(start)
-            socket.send_fds(self._to_job, [message], descriptors)
-            for each in descriptors:
-                os.close(each)
+            if start.processes:
+                self._bound_processes(start.processes)
+            self._to_job.send(message)
         return bool(message)
+
+    def _bound_processes(self, processes: int) -> None:
+        """The kernel counts the reaper to the same user, and where all are one this process too."""
+        most = processes + (1 if self._mapped else 2)
+        resource.prlimit(self._child, resource.RLIMIT_NPROC, (most, most))
 
     def _end_all(self) -> None:
         os.kill(self._reaper, signal.SIGKILL)
+        os.waitpid(self._child, 0)  # first: process 1 ends when no other is left, zombies included
         os.waitpid(self._reaper, 0)
-        os.waitpid(self._child, 0)
 
 
 def _memory_taken() -> int:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from gridx.worker.sandbox.inside import filter as calls
 from gridx.worker.sandbox.inside import kernel, python, supervisor
-from gridx.worker.sandbox.inside.wire import BOX_UIDS, READY, SPAWN, Setup
+from gridx.worker.sandbox.inside.wire import BOX_UIDS, READY, SPAWN, SPAWN_DESCRIPTORS, Setup
 
 _MESSAGE_BYTES_MAX = 64
 _DESCRIPTORS_MAX = 16
@@ -27,10 +27,16 @@ def main(descriptor: int, first_host_uid: int | None, modules_at_start: frozense
     kernel.empty_bounding_set()
     os.umask(0o022)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are nobody's to wait for
+    # Whoever started the worker may have had it ignore these (`nohup`, `&`): jobs do not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for each in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
     common = Setup(
         slot=0,
         mapped=first_host_uid is not None,
         groups=(),
+        payload=-1,
+        streams=(),
         filter=calls.compile_filter(os.uname().machine),
     )
     kernel.set_dumpable(True)  # so that it may write to its own files in /proc
@@ -52,8 +58,14 @@ def _spawn(worker: socket.socket, common: Setup, message: bytes, descriptors: li
     if os.fork() == 0:
         try:
             worker.close()
-            attempt, *groups = descriptors
-            setup = replace(common, slot=slot, groups=tuple(groups))
+            attempt, payload, *streams = descriptors[:SPAWN_DESCRIPTORS]
+            setup = replace(
+                common,
+                slot=slot,
+                groups=tuple(descriptors[SPAWN_DESCRIPTORS:]),
+                payload=payload,
+                streams=tuple(streams),
+            )
             supervisor.main(socket.socket(fileno=attempt), setup)
         finally:
             os._exit(1)
