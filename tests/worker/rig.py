@@ -38,6 +38,9 @@ class Instant:
 
     async def close(self) -> None: ...
 
+    async def answers(self, attempt_id: str) -> bool:
+        return True
+
     async def run(
         self,
         attempt_id: str,

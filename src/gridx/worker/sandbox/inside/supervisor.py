@@ -19,6 +19,8 @@ from gridx.worker.sandbox.inside.wire import (
     JOB_UIDS,
     KILL,
     MESSAGE_BYTES_MAX,
+    PING,
+    PONG,
     READY,
     SHM,
     TERMINATE,
@@ -186,6 +188,8 @@ class _Watch:
             os.kill(self._reaper, signal.SIGTERM)
         elif message == KILL:
             os.kill(self._reaper, signal.SIGKILL)
+        elif message == PING:
+            self._worker.send(PONG)
         elif message:
             start = Start.parse(message)
             self._memory_bytes = start.memory_bytes

@@ -11,9 +11,14 @@ from dataclasses import asdict, dataclass
 READY = b"ready"
 TERMINATE = b"terminate"
 KILL = b"kill"
+PING = b"ping"
+PONG = b"pong"
+"""What a supervisor answers to `PING`: it is there, and not stuck."""
 
 SPAWN = struct.Struct("=I")
-"""The slot of an attempt: no two that run at the same time share one."""
+"""The slot of an attempt: no two that run at the same time share one. Sent without descriptors it
+ends what runs in the slot, whatever its supervisor does.
+"""
 
 ENDED = struct.Struct("=i?ddQ")
 """The wait status, whether memory was exceeded (where the supervisor has to look), CPU seconds by
