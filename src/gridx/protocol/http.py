@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from gridx.clock import from_rfc3339
 from gridx.domain.ids import is_uuid4
 from gridx.protocol.spec import (
     NO_CONTROL,
     NO_NUL,
     Amount,
     Body,
+    Moment,
     ResourcesBody,
     ShortText,
     Tag,
@@ -55,6 +55,18 @@ class AttemptView(View):
     sandbox: str | None = None
 
 
+Fault = Literal["none", "submitter", "worker", "grid"]
+
+
+class AttemptReceiptView(View):
+    """Whose fault the end of an attempt was, and who pays for it."""
+
+    number: int
+    fault: Fault
+    billed_s: float
+    why: str
+
+
 class ReceiptView(View):
     """Who paid what for a final job, and why; amounts as decimal strings."""
 
@@ -65,8 +77,9 @@ class ReceiptView(View):
     released: str
     reward: str
     fee: str
-    fault: Literal["none", "submitter", "worker", "grid"]
+    fault: Fault
     why: str
+    attempts: list[AttemptReceiptView] = []
 
 
 class ResourcesView(TypedDict):
@@ -194,16 +207,6 @@ class PasswordBody(Body):
 
 
 Scope = Literal["jobs", "workers", "credits:read", "credits:transfer", "metrics", "admin"]
-
-
-def _moment(text: str) -> str:
-    from_rfc3339(text)
-    return text
-
-
-Moment = Annotated[
-    str, Field(max_length=40, json_schema_extra={"format": "date-time"}), AfterValidator(_moment)
-]
 
 
 class InviteBody(Body):
@@ -338,6 +341,7 @@ class WorkerView(View):
     resources: ResourcesView
     free: ResourcesView
     load: float | None
+    why: str | None = None
     running: int
     languages: list[str]
     sandboxes: list[str]

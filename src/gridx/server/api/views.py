@@ -59,6 +59,8 @@ def whole_job(whole: WholeJob) -> http.JobView:
         stdin=spec.stdin,
         stdout=text(whole.stdout, cut=whole.stdout_truncated),
         stderr=text(whole.stderr, cut=whole.stderr_truncated),
+        not_before=time(spec.not_before),
+        deadline=time(spec.deadline),
         stdout_truncated=whole.stdout_truncated,
         stderr_truncated=whole.stderr_truncated,
         attempts=[_attempt(attempt) for attempt in whole.attempts],
@@ -83,6 +85,7 @@ def worker(state: WorkerState) -> http.WorkerView:
         resources=_resources(offer.resources),
         free=_resources(state.free),
         load=state.load,
+        why=state.why,
         running=state.running,
         languages=list(offer.languages),
         sandboxes=list(offer.sandboxes),
@@ -210,6 +213,15 @@ def _receipt(receipt: Receipt) -> http.ReceiptView:
             "fee": format_credits(receipt.fee),
             "fault": receipt.fault,
             "why": receipt.why,
+            "attempts": [
+                {
+                    "number": attempt.number,
+                    "fault": attempt.fault,
+                    "billed_s": attempt.billed_us / MICROSECONDS,
+                    "why": attempt.why,
+                }
+                for attempt in receipt.attempts
+            ],
         }
     )
 
