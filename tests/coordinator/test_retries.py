@@ -56,10 +56,7 @@ async def test_what_a_worker_could_not_run_goes_to_another(
     whole = await driver.final(alice, job_id)
     assert [a.worker_id for a in whole.attempts] == [hand.worker_id, other.worker_id]
     assert hand.nothing_told()
-    assert whole.receipt is not None
-    assert [(a.fault, a.billed_us) for a in whole.receipt.attempts] == [
-        ("worker", 0), ("none", 1_000_000),
-    ]  # fmt: skip
+    assert [a.billed_us for a in whole.attempts] == [0, 1_000_000]
 
 
 async def test_it_waits_for_the_other_even_while_that_is_busy(
@@ -114,7 +111,7 @@ async def test_a_program_that_fails_is_tried_again_after_a_pause_where_that_was_
     assert (whole.job.reason, whole.job.exit_code) == (Reason.EXIT_CODE, 7)
     assert whole.job.cost == 3 * 10_625
     assert whole.receipt is not None
-    assert {a.fault for a in whole.receipt.attempts} == {"submitter"}
+    assert whole.receipt.fault == "submitter"
 
 
 async def test_a_pause_outlives_the_coordinator(

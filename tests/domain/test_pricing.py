@@ -348,10 +348,15 @@ def attempt(status: AttemptStatus, reason: Reason | None = None, **more: object)
 def test_each_attempt_says_whose_fault_it_was_and_who_pays(
     *, ended: Attempt, own: bool, fault: str, says: str
 ) -> None:
-    found = attempt_verdict(ended, own_worker=own)
+    found = attempt_verdict(ended, "bob" if own else "alice")
+    assert found is not None
     assert found.fault == fault
     assert says in found.why
     assert found.why.endswith(".")
+
+
+def test_an_attempt_that_has_not_ended_is_nobodys_fault() -> None:
+    assert attempt_verdict(attempt(AttemptStatus.RUNNING, usage=None), "alice") is None
 
 
 def test_a_job_that_brings_workers_down_is_told_so() -> None:

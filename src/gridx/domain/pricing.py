@@ -151,16 +151,6 @@ def settle(terms: Terms, bills: Sequence[Bill]) -> Settlement:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptReceipt:
-    """Whose fault an attempt was, what is billed of it, and why."""
-
-    number: int
-    fault: str
-    billed_us: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class Receipt:
     """What became of a final job's hold, who bears the cost, and why."""
 
@@ -173,7 +163,6 @@ class Receipt:
     fee: int
     fault: str
     why: str
-    attempts: tuple[AttemptReceipt, ...]
 
 
 def receipt_of(job: Job, attempts: Sequence[Attempt]) -> Receipt | None:
@@ -200,7 +189,6 @@ def receipt_of(job: Job, attempts: Sequence[Attempt]) -> Receipt | None:
         fee=job.cost - job.reward,
         fault=says.fault,
         why=says.why,
-        attempts=tuple(_attempt_receipt(attempt, job.user_id) for attempt in attempts),
     )
 
 
@@ -263,17 +251,14 @@ def verdict(
             return Verdict("grid", f"No worker took the job in time: {charge}.")
 
 
-def _attempt_receipt(attempt: Attempt, submitter: str) -> AttemptReceipt:
-    says = attempt_verdict(attempt, own_worker=attempt.owner_id == submitter)
-    return AttemptReceipt(attempt.number, says.fault, attempt.billed_us, says.why)
-
-
-def attempt_verdict(attempt: Attempt, *, own_worker: bool) -> Verdict:
-    """Whose fault the end of an attempt was, and who pays for it."""
+def attempt_verdict(attempt: Attempt, submitter: str) -> Verdict | None:
+    """Whose fault the end of an attempt was, and who pays for it; None while it has not ended."""
+    if attempt.status.live:
+        return None
     charge = "nothing is charged"
     if attempt.billed_us:
         charge = f"the submitter pays for {attempt.billed_us / SECOND_US:.6f} s"
-    elif own_worker:
+    elif attempt.owner_id == submitter:
         charge = "nothing is charged on the submitter's own worker"
     match attempt.status:
         case AttemptStatus.SUCCEEDED:

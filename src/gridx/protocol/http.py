@@ -41,8 +41,11 @@ class UsageView(View):
     peak_memory_mb: float
 
 
+Fault = Literal["none", "submitter", "worker", "grid"]
+
+
 class AttemptView(View):
-    """One attempt of a job."""
+    """One attempt of a job; `fault` and `why` say whose its end was, and who pays for it."""
 
     number: int
     worker_id: str
@@ -53,18 +56,9 @@ class AttemptView(View):
     exit_code: int | None
     usage: UsageView | None
     sandbox: str | None = None
-
-
-Fault = Literal["none", "submitter", "worker", "grid"]
-
-
-class AttemptReceiptView(View):
-    """Whose fault the end of an attempt was, and who pays for it."""
-
-    number: int
-    fault: Fault
-    billed_s: float
-    why: str
+    billed_s: float = 0.0
+    fault: Fault | None = None
+    why: str | None = None
 
 
 class ReceiptView(View):
@@ -79,7 +73,6 @@ class ReceiptView(View):
     fee: str
     fault: Fault
     why: str
-    attempts: list[AttemptReceiptView] = []
 
 
 class ResourcesView(TypedDict):

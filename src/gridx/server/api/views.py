@@ -10,7 +10,7 @@ from gridx.domain.attempt import Attempt
 from gridx.domain.job import Job, Limits
 from gridx.domain.ledger import Balance, Movement, StatementLine, is_grids, owner_of
 from gridx.domain.money import format_credits
-from gridx.domain.pricing import Receipt
+from gridx.domain.pricing import Receipt, attempt_verdict
 from gridx.domain.resources import Resources
 from gridx.domain.user import ApiKey
 from gridx.protocol import http
@@ -63,7 +63,7 @@ def whole_job(whole: WholeJob) -> http.JobView:
         deadline=time(spec.deadline),
         stdout_truncated=whole.stdout_truncated,
         stderr_truncated=whole.stderr_truncated,
-        attempts=[_attempt(attempt) for attempt in whole.attempts],
+        attempts=[_attempt(attempt, whole.job.user_id) for attempt in whole.attempts],
         receipt=None if whole.receipt is None else _receipt(whole.receipt),
     )
 
@@ -182,9 +182,10 @@ def _summary(job: Job) -> dict[str, Any]:
     }
 
 
-def _attempt(attempt: Attempt) -> http.AttemptView:
+def _attempt(attempt: Attempt, submitter: str) -> http.AttemptView:
     usage = attempt.usage
-    return http.AttemptView(
+    says = attempt_verdict(attempt, submitter)
+    return http.AttemptView.model_construct(
         number=attempt.number,
         worker_id=attempt.worker_id,
         status=attempt.status,
@@ -198,6 +199,9 @@ def _attempt(attempt: Attempt) -> http.AttemptView:
             wall_s=usage.wall_s, cpu_s=usage.cpu_s, peak_memory_mb=usage.peak_memory_mb
         ),
         sandbox=attempt.sandbox,
+        billed_s=attempt.billed_us / MICROSECONDS,
+        fault=None if says is None else says.fault,
+        why=None if says is None else says.why,
     )
 
 
@@ -213,15 +217,6 @@ def _receipt(receipt: Receipt) -> http.ReceiptView:
             "fee": format_credits(receipt.fee),
             "fault": receipt.fault,
             "why": receipt.why,
-            "attempts": [
-                {
-                    "number": attempt.number,
-                    "fault": attempt.fault,
-                    "billed_s": attempt.billed_us / MICROSECONDS,
-                    "why": attempt.why,
-                }
-                for attempt in receipt.attempts
-            ],
         }
     )
 
