@@ -189,6 +189,7 @@ class Session:
         self._orders: deque[Order] = deque()
         self._named_s: dict[str, float] = {}
         self._known: set[str] = set()
+        self._ended_leases: set[str] = set()
         self._came = asyncio.Event()
         self._room = asyncio.Event()
         self._ordered = asyncio.Event()
@@ -215,6 +216,8 @@ class Session:
             self._heartbeat(report)
         elif isinstance(report, StartedReport | LogReport):
             self._name([report.key])
+        elif isinstance(report, FinishedReport) and self._is_live(report.key):
+            self._ended_leases.add(report.key.lease)
         self._inbox.append((report, self.heard_s))
         self._idle.clear()
         self._came.set()
@@ -235,6 +238,10 @@ class Session:
         idle = self.worker.capabilities.resources
         expected = idle.minus(total(self.live[lease].resources for lease in self._known))
         self.withheld = expected.minus(heartbeat.free.capped(expected))
+
+    def _is_live(self, key: LeaseKey) -> bool:
+        live = self.live.get(key.lease)
+        return live is not None and live.key == key
 
     def _name(self, keys: Iterable[LeaseKey]) -> None:
         """The worker says that these attempts live."""
@@ -298,6 +305,7 @@ class Session:
         """The attempt of this lease is over: its room is free again."""
         self._named_s.pop(lease, None)
         self._known.discard(lease)
+        self._ended_leases.discard(lease)
         live = self.live.pop(lease, None)
         if live is not None:
             self._taken = self._taken.minus(live.resources)
@@ -313,12 +321,14 @@ class Session:
         """The leases that ran out though the worker is heard of.
 
         Its heartbeats have not named them for a lease's time, or they name them long after the
-        attempt's limit: either way its end is not to be waited for.
+        attempt's limit: either way its end is not to be waited for. An end that was told and only
+        waits to be recorded has come in time.
         """
         now = self._clock.monotonic()
         return [
             lease
             for lease, live in self.live.items()
+            if lease not in self._ended_leases
             if now - self._named_s[lease] > lease_s
             or now - live.since_s > live.limit_us / MICROSECONDS + OVERDUE_S + lease_s
         ]
@@ -404,8 +414,7 @@ class Session:
             for report, heard_s in reports
         )
         for order in await self._recorder.record(self.worker_id, observed):
-            live = self.live.get(order.key.lease)
             # A drop of what was never its own (another job's or attempt's name) frees no room.
-            if order.kind in ("ack", "drop") and live is not None and live.key == order.key:
+            if order.kind in ("ack", "drop") and self._is_live(order.key):
                 self._on.released(self, order.key.lease)
             self.order(order)
