@@ -109,6 +109,11 @@ class ManualClock:
         self._now += round(seconds * MICROSECONDS)
 
 
+def share_of(fresh_id: str) -> float:
+    """Evenly from 0 to 1, from the random bits of a fresh id: for jitter."""
+    return int(fresh_id[:8], 16) / 0xFFFFFFFF
+
+
 def to_rfc3339(timestamp: int) -> str:
     """`2026-11-25T01:02:03.000004Z` for microseconds since the epoch."""
     moment = _EPOCH + timedelta(microseconds=timestamp)

@@ -34,6 +34,8 @@ GRANT = 100_000_000
 HOLD = 637_500
 PASSWORD_HASH = "nobody logs in with this"
 PATIENCE_S = 20.0
+BACKOFF_S = 5.0
+"""Longer than a job waits after its first or second failure."""
 
 Told = AssignedAttempt | LeaseOrder | ControlOrder | DisconnectOrder
 
@@ -123,7 +125,8 @@ class Hand:
         await self.told("ack", attempt.key)
 
     async def heartbeat(self, *running: LeaseKey) -> None:
-        await self.report(HeartbeatReport(SLOT, 0.5, running))
+        """Say what runs, and that nothing of the rest is withheld."""
+        await self.report(HeartbeatReport(None, 0.5, running))
         await self.settled()
 
     async def gone(self) -> None:

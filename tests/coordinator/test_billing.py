@@ -9,7 +9,7 @@ from decimal import Decimal
 from gridx.domain.attempt import AttemptStatus, Reason
 from gridx.domain.job import JobSpec, JobStatus, Limits
 from gridx.domain.user import Principal
-from tests.coordinator.driving import GRANT, Driver, finished
+from tests.coordinator.driving import BACKOFF_S, GRANT, Driver, finished
 
 MIN = 5_000
 SPEC = JobSpec(code="x")
@@ -124,6 +124,7 @@ async def test_every_rule_of_billing(driver: Driver, admin: Principal) -> None:
             )
             await hand.told("ack", attempt.key)
             await hand.gone()
+            driver.clock.advance(BACKOFF_S)
         whole = await driver.final(alice, submitted.job_id)
         job, receipt = whole.job, whole.receipt
         assert (job.status, job.reason) == (case.status, case.reason), name

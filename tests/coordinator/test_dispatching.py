@@ -11,7 +11,7 @@ from gridx.domain.job import JobSpec, JobStatus, Limits
 from gridx.domain.resources import Resources
 from gridx.domain.user import Principal
 from gridx.domain.worker import Capabilities
-from tests.coordinator.driving import GRANT, SLOT, Driver, Hand, finished
+from tests.coordinator.driving import BACKOFF_S, GRANT, SLOT, Driver, Hand, finished
 
 
 def spec(code: str = "x", **more: object) -> JobSpec:
@@ -222,6 +222,7 @@ async def test_a_job_that_runs_never_expires(
     # Tried again, it waits from now on.
     await hand.report(finished(attempt.key, reason=Reason.SANDBOX_ERROR, exit_code=None))
     await hand.told("ack", attempt.key)
+    driver.clock.advance(BACKOFF_S)
     again = await hand.attempt()
     await driver.grid._reaper.tick()
     await hand.run(again)

@@ -7,10 +7,10 @@ import pytest
 from gridx.coordinator.dispatcher import Dispatcher
 from gridx.coordinator.sessions import LeaseKey, LeavingReport, LogReport, StartedReport
 from gridx.domain.attempt import AttemptStatus, Reason
-from gridx.domain.job import JobSpec, JobStatus
+from gridx.domain.job import JobSpec, JobStatus, Limits
 from gridx.domain.user import Principal
 from gridx.domain.worker import WorkerStatus
-from tests.coordinator.driving import GRANT, Driver, Hand, finished
+from tests.coordinator.driving import BACKOFF_S, GRANT, Driver, Hand, finished
 
 LEASE_S = 30.0
 
@@ -142,7 +142,7 @@ async def test_of_connections_made_at_once_one_stays(
 
 
 async def test_heartbeats_keep_a_lease(driver: Driver, alice: Principal, hand: Hand) -> None:
-    key = await started(driver, alice, hand)
+    key = await started(driver, alice, hand, limits=Limits(timeout_s=300))
     for _ in range(12):
         driver.clock.advance(10)
         await hand.heartbeat(key)
@@ -179,6 +179,7 @@ async def test_a_job_that_is_lost_too_often_fails_uncharged(
     for number in (2, 3):
         await hand.gone()
         hand = await driver.worker(token)
+        driver.clock.advance(BACKOFF_S)
         attempt = await hand.attempt()
         assert attempt.key.attempt == number
         await hand.start(attempt)
@@ -196,16 +197,20 @@ async def test_an_attempt_that_heartbeats_leave_out_is_lost_after_a_lease(
 ) -> None:
     key = await started(driver, alice, hand)
     await hand.heartbeat()
+    await driver.grid._reaper.tick()
     assert await statuses(driver, alice, key.job_id) == [AttemptStatus.RUNNING]
     driver.clock.advance(LEASE_S - 5)
     await hand.heartbeat(key)  # named again in time
     driver.clock.advance(10)
     await hand.heartbeat()
+    await driver.grid._reaper.tick()
     assert await statuses(driver, alice, key.job_id) == [AttemptStatus.RUNNING]
     driver.clock.advance(LEASE_S - 5)
     await hand.heartbeat()
+    await driver.grid._reaper.tick()
     driver.clock.advance(10)
     await hand.heartbeat()
+    await driver.grid._reaper.tick()
     await hand.told("drop", key)
     assert (await hand.attempt()).key.attempt == 2
     assert (await statuses(driver, alice, key.job_id))[0] is AttemptStatus.LOST

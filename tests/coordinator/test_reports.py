@@ -14,7 +14,7 @@ from gridx.domain.attempt import AttemptStatus, Reason
 from gridx.domain.errors import Unavailable
 from gridx.domain.job import JobSpec, JobStatus, Limits
 from gridx.domain.user import Principal
-from tests.coordinator.driving import GRANT, Driver, Hand, finished
+from tests.coordinator.driving import BACKOFF_S, GRANT, Driver, Hand, finished
 
 
 @pytest.fixture
@@ -178,6 +178,7 @@ async def test_a_late_failure_counts_one_attempt_not_two(
     await back.report(finished(key, reason=Reason.SANDBOX_ERROR, exit_code=None))
     await back.told("ack", key)
     for number in (2, 3):
+        driver.clock.advance(BACKOFF_S)
         other = await driver.worker(bob)
         attempt = await other.attempt()
         assert attempt.key.attempt == number

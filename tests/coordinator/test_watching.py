@@ -13,7 +13,7 @@ from gridx.domain.attempt import Reason
 from gridx.domain.errors import Denied, InvalidInput, NotFound
 from gridx.domain.job import JobSpec, JobStatus
 from gridx.domain.user import Principal
-from tests.coordinator.driving import PATIENCE_S, Driver, Hand, finished
+from tests.coordinator.driving import BACKOFF_S, PATIENCE_S, Driver, Hand, finished
 
 T = TypeVar("T")
 TEXT = "aé☃𝄞\n"
@@ -186,6 +186,7 @@ async def test_the_output_of_a_new_attempt_takes_the_place_of_the_last(
     assert isinstance(piece, LogPiece)
     await hand.report(finished(first.key, reason=Reason.SANDBOX_ERROR, exit_code=None))
     await hand.told("ack", first.key)
+    driver.clock.advance(BACKOFF_S)
     second = await hand.attempt()
     await hand.run(second, output=b"newer")
     items = await rest(stream)
@@ -235,6 +236,7 @@ async def test_events_of_a_job_from_its_beginning_to_its_end(
     following = asyncio.ensure_future(rest(driver.grid.watch.follow_events(alice, job_id, None)))
     first = await hand.attempt()
     await hand.run(first, reason=Reason.SANDBOX_ERROR, exit_code=None)
+    driver.clock.advance(BACKOFF_S)
     second = await hand.attempt()
     await hand.start(second)
     await driver.grid.jobs.cancel(alice, job_id)

@@ -13,7 +13,20 @@ from gridx.domain.attempt import (
     Ending,
     Reason,
 )
-from gridx.domain.job import FINAL, JobStatus, Next, RetryRule, after_attempt
+from gridx.domain.job import (
+    BACKOFF_MAX_S,
+    FINAL,
+    LOST_ON_MAX,
+    Failure,
+    JobSpec,
+    JobStatus,
+    Next,
+    RetryRule,
+    after_attempt,
+    backoff_s,
+    with_failure,
+    without_past_times,
+)
 
 SUCCESS = Ending(AttemptStatus.SUCCEEDED, None, 0)
 CANCELLED = Ending(AttemptStatus.CANCELLED)
@@ -93,3 +106,51 @@ def test_the_last_three_states_are_final() -> None:
     assert {s for s in JobStatus if s.final} == {
         JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED,
     }  # fmt: skip
+
+
+# ------------------------------------------------------------------ failures and backoff
+
+
+def test_a_job_lost_on_three_workers_is_not_tried_again() -> None:
+    for lost_on in range(1, LOST_ON_MAX):
+        assert after_attempt(LOST, RetryRule(20, False, 9, lost_on), False) == QUEUED
+    stops = Next(JobStatus.FAILED, Reason.LOST)
+    assert after_attempt(LOST, RetryRule(20, True, 3, LOST_ON_MAX), False) == stops
+    # What it did before is forgotten as soon as somebody can run it.
+    other = failed(Reason.SANDBOX_ERROR)
+    assert after_attempt(other, RetryRule(20, False, 4, LOST_ON_MAX), False) == QUEUED
+
+
+def test_each_worker_that_failed_is_named_once() -> None:
+    broken, told = failed(Reason.SANDBOX_ERROR), failed(Reason.EXIT_CODE)
+    failures: tuple[Failure, ...] = ()
+    for worker_id, ending in (("a", broken), ("b", LOST), ("c", told), ("a", LOST), ("b", broken)):
+        failures = with_failure(failures, worker_id, ending)
+    assert failures == (Failure("a", lost=True), Failure("b", lost=True))
+    assert with_failure((), "a", SUCCESS) == with_failure((), "a", TAKEN_BACK) == ()
+
+
+@pytest.mark.parametrize(
+    ("ending", "attempts", "least_s", "most_s"),
+    [
+        (LOST, 1, 0.0, 0.0),
+        (LOST, 2, 0.5, 1.0),
+        (LOST, 4, 2.0, 4.0),
+        (failed(Reason.SANDBOX_ERROR), 1, 0.5, 1.0),
+        (failed(Reason.SANDBOX_ERROR), 2, 1.0, 2.0),
+        (failed(Reason.EXIT_CODE), 5, 8.0, 16.0),
+        (failed(Reason.EXIT_CODE), 20, BACKOFF_MAX_S / 2, BACKOFF_MAX_S),
+    ],
+)
+def test_the_wait_doubles_and_half_of_it_is_chance(
+    ending: Ending, attempts: int, least_s: float, most_s: float
+) -> None:
+    assert backoff_s(ending, attempts, 0.0) == least_s
+    assert backoff_s(ending, attempts, 1.0) == most_s
+
+
+def test_times_that_have_passed_are_left_out_of_a_retry() -> None:
+    spec = JobSpec(code="x", not_before=10, deadline=20)
+    assert without_past_times(spec, 9) == spec
+    assert without_past_times(spec, 10) == JobSpec(code="x", deadline=20)
+    assert without_past_times(spec, 20) == JobSpec(code="x")

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridx.domain.job import JobSpec
-from gridx.domain.matching import REQUIRE_KEYS, Shape, shape_key, shape_of, suits, why_not
+from gridx.domain.matching import (
+    REQUIRE_KEYS,
+    Shape,
+    shape_key,
+    shape_of,
+    shunning,
+    suits,
+    why_not,
+)
 from gridx.domain.resources import Resources
 from gridx.domain.worker import Capabilities
 
@@ -94,3 +102,11 @@ def test_whole_cpus_are_one_shape_however_they_are_written() -> None:
     one = shape_of(JobSpec(resources=Resources(1, 256, 0, 256)))
     other = shape_of(JobSpec(resources=Resources(1.0, 256, 0, 256)))
     assert shape_key(one) == shape_key(other)
+
+
+def test_a_shape_that_shuns_workers_has_a_name_of_its_own() -> None:
+    plain = shape()
+    one, two = shape(shuns=("a",)), shape(shuns=("a", "b"))
+    assert len({shape_key(each) for each in (plain, one, two, shape(shuns=("b",)))}) == 4
+    assert shape_key(one) == shunning(shape_key(plain), "a")
+    assert shape_key(two) == shunning(shape_key(one), "b")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gridx.domain.matching import Shape, shape_key, suits
 from gridx.domain.placement import Place, Queue, Seat, plan
-from gridx.domain.resources import Resources, total
+from gridx.domain.resources import NOTHING, Resources, total
 from gridx.domain.worker import Capabilities, Standing, Worker
 
 UNIT = Resources(1, 256, 0, 256)
@@ -35,8 +35,14 @@ def seat(number: int, owner: str, slots: int, **more: bool) -> Seat:
     return Seat(worker(number, owner, room, **more), room)
 
 
-def queue(owner: str, need: Resources = UNIT, priority: int = 0, language: str = "python") -> Queue:
-    shape = Shape(need, language)
+def queue(
+    owner: str,
+    need: Resources = UNIT,
+    priority: int = 0,
+    language: str = "python",
+    shuns: tuple[str, ...] = (),
+) -> Queue:
+    shape = Shape(need, language, shuns=shuns)
     return Queue(owner, shape, shape_key(shape), priority, 10_000.0 * need.cpus)
 
 
@@ -190,3 +196,34 @@ def test_no_room_is_left_that_a_queue_could_use(waiting: list[Queue], offered: l
         for place in waiting:
             fits = place.shape.resources.fits(left) and suits(place.shape, one.worker.capabilities)
             assert not (fits and one.worker.may_serve(place.owner))
+
+
+# ------------------------------------------------------------------ workers that failed before
+
+
+def test_what_a_worker_failed_goes_to_another() -> None:
+    seats = [seat(1, "bob", 4), seat(2, "carol", 4)]
+    assert by_worker(plan([queue("alice", shuns=("w1",))], seats, {}, 512)) == {"w2": 4}
+    mixed = [queue("alice", shuns=("w1",)), queue("dave")]
+    assert sum(by_worker(plan(mixed, seats, {}, 512)).values()) == 8
+
+
+def test_it_waits_for_another_that_is_busy() -> None:
+    busy = Seat(worker(2, "carol", UNIT), NOTHING)
+    assert plan([queue("alice", shuns=("w1",))], [seat(1, "bob", 4), busy], {}, 512) == []
+
+
+def test_it_comes_back_where_no_other_could_run_it() -> None:
+    shunning = queue("alice", shuns=("w1", "w2"))
+    cannot = [
+        seat(3, "carol", 4, admitted=False),
+        Seat(worker(4, "carol", UNIT), NOTHING, withheld=UNIT),
+        Seat(worker(5, "carol", Resources(0.5, 256, 0, 256)), NOTHING),
+    ]
+    seats = [seat(1, "bob", 1), seat(2, "bob", 2), *cannot]
+    assert by_worker(plan([shunning], seats, {}, 512)) == {"w1": 1, "w2": 2}
+
+
+def test_ones_own_worker_is_shunned_too() -> None:
+    seats = [seat(1, "alice", 4), seat(2, "bob", 4)]
+    assert by_worker(plan([queue("alice", shuns=("w1",))], seats, {}, 512)) == {"w2": 4}

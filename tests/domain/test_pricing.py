@@ -9,12 +9,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from gridx.domain.attempt import AttemptStatus, Reason
+from gridx.domain.attempt import Attempt, AttemptStatus, Reason, Usage
 from gridx.domain.errors import InvalidInput
 from gridx.domain.job import FINAL, JobSpec, JobStatus, Limits, Terms
 from gridx.domain.pricing import (
     Bill,
     Tariff,
+    attempt_verdict,
     billed_us,
     price_per_second,
     settle,
@@ -319,3 +320,47 @@ def test_every_reason_has_its_sentence(reason: Reason) -> None:
 @given(st.sampled_from(sorted(FINAL)), st.integers(1, 10**9), st.booleans())
 def test_a_receipt_names_what_is_charged(status: JobStatus, cost: int, ran: bool) -> None:
     assert "credits are charged" in verdict(status, None, cost, 1, ran=ran).why
+
+
+def attempt(status: AttemptStatus, reason: Reason | None = None, **more: object) -> Attempt:
+    usual: dict[str, object] = {
+        "job_id": "j", "number": 1, "lease": "l", "worker_id": "w", "owner_id": "bob",
+        "exit_code": None, "counted": True, "assigned_at": 0, "started_at": 1, "finished_at": 2,
+        "usage": Usage(1.0), "billed_us": 0, "sandbox": None,
+    }  # fmt: skip
+    return Attempt(status=status, reason=reason, **(usual | more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ended", "own", "fault", "says"),
+    [
+        (attempt(AttemptStatus.SUCCEEDED, billed_us=SECOND), False, "none", "pays for 1.000000 s"),
+        (attempt(AttemptStatus.SUCCEEDED), True, "none", "own worker"),
+        (attempt(AttemptStatus.FAILED, Reason.EXIT_CODE), False, "submitter", "error of its own"),
+        (attempt(AttemptStatus.FAILED, Reason.SANDBOX_ERROR), False, "worker", "nobody pays"),
+        (attempt(AttemptStatus.LOST, Reason.LOST, usage=None), False, "worker", "lease run out"),
+        (attempt(AttemptStatus.LOST, Reason.LOST, usage=None, counted=False), False, "worker",
+         "handed it over"),
+        (attempt(AttemptStatus.CANCELLED, billed_us=SECOND), False, "submitter", "pays for 1.0"),
+        (attempt(AttemptStatus.CANCELLED, usage=None, counted=False), False, "none", "taken back"),
+    ],
+)  # fmt: skip
+def test_each_attempt_says_whose_fault_it_was_and_who_pays(
+    *, ended: Attempt, own: bool, fault: str, says: str
+) -> None:
+    found = attempt_verdict(ended, "bob" if own else "alice")
+    assert found is not None
+    assert found.fault == fault
+    assert says in found.why
+    assert found.why.endswith(".")
+
+
+def test_an_attempt_that_has_not_ended_is_nobodys_fault() -> None:
+    assert attempt_verdict(attempt(AttemptStatus.RUNNING, usage=None), "alice") is None
+
+
+def test_a_job_that_brings_workers_down_is_told_so() -> None:
+    for lost_on, told in ((2, False), (3, True)):
+        says = verdict(JobStatus.FAILED, Reason.LOST, 0, 0, ran=True, lost_on=lost_on)
+        assert ("different workers" in says.why) is told
+        assert says.fault == "worker"

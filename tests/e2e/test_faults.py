@@ -117,6 +117,36 @@ def test_a_worker_killed_in_the_middle(open_house: OpenHouse) -> None:
     assert again.worker_id == first.worker_id
 
 
+def test_a_sandbox_that_is_stuck_loses_its_lease(open_house: OpenHouse) -> None:
+    """Its worker lives and sends heartbeats; what watches over the job does not answer any more."""
+    house = open_house()
+    alice = house.person("alice")
+    house.person("olive")
+    first = house.worker("olive")
+    job_id = alice.submit("echo up; sleep 3; echo end", language="bash", args=["stuck"])
+    alice.printed(job_id, "up")
+    second = house.worker("olive")
+    (job,) = [
+        each
+        for each in map(psutil.Process, first.process.family())
+        if each.cmdline()[-1:] == ["stuck"]
+    ]
+    supervisor = job.parent()
+    assert supervisor is not None
+    supervisor.suspend()
+    until(lambda: len(alice.job(job_id)["attempts"]) == 2, "it runs elsewhere", 30)
+    done = alice.final(job_id)
+    assert (done["status"], done["stdout"]) == ("succeeded", "up\nend\n")
+    assert [each["status"] for each in done["attempts"]] == ["lost", "succeeded"]
+    assert [each["fault"] for each in done["attempts"]] == ["worker", "none"]
+    assert done["worker_id"] == second.worker_id
+    # The worker is told to drop it, and ends what does not listen any more.
+    psutil.wait_procs([supervisor, job], timeout=40)
+    assert not supervisor.is_running()
+    assert not job.is_running()
+    assert house.view(first)["status"] == "online"
+
+
 def test_a_worker_stopped_in_order_hands_over(open_house: OpenHouse) -> None:
     house = open_house()
     alice = house.person("alice")

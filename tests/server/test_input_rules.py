@@ -64,6 +64,11 @@ GOOD_SPECS: dict[str, Mapping[str, object]] = {
     "name in any script": {"code": "1", "name": "名前 — 🎉"},
     "tag of 64": {"code": "1", "tags": ["t" * 64]},
     "32 tags": {"code": "1", "tags": [str(i) for i in range(32)]},
+    "times null": {"code": "1", "not_before": None, "deadline": None},
+    "times": {
+        "code": "1", "not_before": "2099-01-01T00:00:00Z", "deadline": "2099-01-01T00:00:00.1+00:00",
+    },
+    "not_before in the past": {"code": "1", "not_before": "1999-12-31T23:59:59Z"},
     "require": {"code": "1", "require": {"os": "linux", "arch": "x86_64", "label:a b": "c"}},
 }  # fmt: skip
 
@@ -169,6 +174,16 @@ BAD_SPECS: dict[str, tuple[object, str]] = {
     "user_id null": ({"code": "1", "user_id": None}, "user_id"),
     "require unknown": ({"code": "1", "require": {"cpu": "fast"}}, "require.cpu"),
     "require a number": ({"code": "1", "require": {"os": 1}}, "require.os"),
+    "deadline without a zone": ({"code": "1", "deadline": "2099-01-01T00:00:00"}, "deadline"),
+    "deadline a number": ({"code": "1", "deadline": 4_070_908_800}, "deadline"),
+    "deadline no time": ({"code": "1", "deadline": "soon"}, "deadline"),
+    "deadline empty": ({"code": "1", "deadline": ""}, "deadline"),
+    "deadline in the past": ({"code": "1", "deadline": "1999-12-31T23:59:59Z"}, "deadline"),
+    "deadline at not_before": (
+        {"code": "1", "not_before": "2099-01-01T00:00:00Z", "deadline": "2099-01-01T01:00:00+01:00"},
+        "deadline",
+    ),
+    "not_before no time": ({"code": "1", "not_before": "2099-13-01T00:00:00Z"}, "not_before"),
     "unknown field": ({"code": "1", "colour": "red"}, "colour"),
     "not an object": ([], ""),
     "a text": ("code", ""),
@@ -178,7 +193,6 @@ BAD_SPECS: dict[str, tuple[object, str]] = {
 LATER: dict[str, object] = {
     "inputs": {"a": "0" * 64}, "outputs": ["*"], "requirements": ["numpy"],
     "image": "python:3", "network": True, "after": [],
-    "not_before": "2030-01-01T00:00:00Z", "deadline": "2030-01-01T00:00:00Z",
 }  # fmt: skip
 for field, value in LATER.items():
     BAD_SPECS[f"{field}, which comes later"] = ({"code": "1", field: value}, field)

@@ -32,18 +32,20 @@ def test_the_whole_job_shows_its_spec(alice: Api) -> None:
         "limits": {"timeout_s": 5.5, "output_bytes": 1024, "processes": 8},
         "require": {"os": "linux", "label:site": "lab-2"},
         "priority": -3, "max_attempts": 2, "retry_on_failure": True, "max_cost": "1.5",
+        "not_before": "2099-01-01T01:00:00+01:00", "deadline": "2099-01-02T00:00:00Z",
     }  # fmt: skip
     job_id = alice.submit(**spec)
 
     job = alice.get(f"/jobs/{job_id}").json()
 
     spec |= {"language": "javascript", "max_cost": "1.500000"}
+    spec |= {"not_before": "2099-01-01T00:00:00.000000Z", "deadline": "2099-01-02T00:00:00.000000Z"}
     assert {name: job[name] for name in spec} == spec
     assert (job["job_id"], job["status"], job["command"]) == (job_id, "queued", None)
     assert job["created_at"].endswith("Z")
     for unknown in (
         "reason", "exit_code", "started_at", "finished_at", "queued_s", "run_s", "worker_id",
-        "cost", "retry_of", "receipt", "result", "batch_id", "image", "not_before", "deadline",
+        "cost", "retry_of", "receipt", "result", "batch_id", "image",
     ):  # fmt: skip
         assert job[unknown] is None, unknown
     assert (job["stdout"], job["stderr"], job["attempts"]) == ("", "", [])

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event, insert, text
 
+from gridx.domain.job import JobSpec
 from gridx.domain.ledger import MINT, Book, Kind, Movement, available, held
 from gridx.domain.matching import shape_key, shape_of
-from gridx.storage import attempts, events, jobs, ledger, requests, tables, users
+from gridx.storage import attempts, events, jobs, ledger, queues, requests, tables, users
 from gridx.storage.dialect import is_sqlite
 from tests.storage.rows import AT, new_attempt, new_id, new_job
 
@@ -17,10 +18,14 @@ QUEUE = shape_key(shape_of(new_job().spec))
 # What is asked, and the indexes that its first statement goes by (on SQLite a unique
 # constraint's index has a name of its own).
 CASES: dict[str, tuple[Callable[[Connection], object], tuple[str, ...]]] = {
-    "claim": (lambda c: jobs.claim(c, "alice", QUEUE, 5), ("ix_jobs_queue",)),
-    "find queues": (jobs.find_queues, ("ix_jobs_queue",)),
-    "oldest waiting": (jobs.oldest_waiting, ("ix_jobs_queued_at",)),
+    "claim": (lambda c: queues.claim(c, "alice", QUEUE, 5, AT), ("ix_jobs_queue",)),
+    "find queues": (queues.find_queues, ("ix_jobs_queue",)),
+    "oldest waiting": (queues.oldest_waiting, ("ix_jobs_queued_at",)),
     "expiry": (lambda c: jobs.lock_waiting_since(c, AT, 5), ("ix_jobs_queued_at",)),
+    "put off": (queues.earliest_due, ("ix_jobs_due_at",)),
+    "due": (lambda c: queues.queue_due(c, AT, 5), ("ix_jobs_due_at",)),
+    "waiting of a user": (lambda c: jobs.count_waiting(c, ["alice"]), ("ix_jobs_queue",)),
+    "deadlines": (lambda c: jobs.lock_past_deadline(c, AT, 5), ("ix_jobs_deadline",)),
     "own jobs": (
         lambda c: jobs.list_jobs(c, "alice", {}, tag=None, limit=5, before=10**9),
         ("ix_jobs_user_id_number",),
@@ -99,6 +104,8 @@ def fill(connection: Connection) -> None:
         ],
     )  # fmt: skip
     new = [new_job(user_id, batch=new_id()) for user_id in user_ids for _ in range(5)]
+    timed = JobSpec(not_before=AT + 10**9, deadline=AT + 10**10)
+    new += [new_job(user_id, timed) for user_id in user_ids for _ in range(5)]
     jobs.insert_jobs(connection, new)
     states = jobs.find_states(connection, [job.job_id for job in new])
     attempts.insert_attempts(

@@ -1,18 +1,14 @@
-"""Storing jobs, listing them, claiming them from a queue, saving what changed."""
-
-import threading
-from collections.abc import Sequence
+"""Storing jobs, listing them, saving what changed."""
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from gridx.domain.attempt import Reason
-from gridx.domain.job import Job, JobSpec, JobState, JobStatus, Limits
+from gridx.domain.job import Failure, Job, JobSpec, JobStatus, Limits
 from gridx.domain.matching import shape_key, shape_of
 from gridx.domain.resources import Resources
 from gridx.storage import jobs
-from gridx.storage.dialect import is_sqlite
 from tests.storage.rows import AT, add_jobs, add_user, assign, new_id, new_job
 
 PLAIN = shape_key(shape_of(JobSpec()))
@@ -32,6 +28,8 @@ WHOLE = JobSpec(
     max_attempts=5,
     retry_on_failure=True,
     max_cost=6_000,
+    not_before=AT + 1,
+    deadline=AT + 2,
 )
 
 
@@ -143,104 +141,12 @@ def test_a_change_of_what_is_no_longer_so_is_refused(store: Connection, stale: s
         jobs.save_jobs(store, [(before, replace(before, attempt=9))])
 
 
-# ------------------------------------------------------------------ queues
-
-
-def claimed(found: Sequence[tuple[JobState, JobSpec, str | None]]) -> list[str]:
-    return [state.job_id for state, _, _ in found]
-
-
-def test_a_claim_takes_the_urgent_first_and_then_the_oldest(store: Connection) -> None:
-    normal = [new_job() for _ in range(3)]
-    urgent = new_job(spec=JobSpec(code="x", priority=1))
-    lazy = new_job(spec=JobSpec(code="x", priority=-1))
-    add_jobs(store, [lazy, *normal, urgent])
-    order = [urgent.job_id, *(job.job_id for job in normal), lazy.job_id]
-    assert claimed(jobs.claim(store, "alice", PLAIN, 2)) == order[:2]
-    assert claimed(jobs.claim(store, "alice", PLAIN, 100)) == order
-
-
-def test_a_claim_finds_only_what_waits_in_its_queue(store: Connection) -> None:
-    ours, placed, other_shape = new_job(), new_job(), new_job(spec=WHOLE)
-    states = add_jobs(store, [ours, placed, other_shape, new_job("bob")])
-    assign(store, states[1], new_id())
-    assert claimed(jobs.claim(store, "alice", PLAIN, 100)) == [ours.job_id]
-    assert claimed(jobs.claim(store, "carol", PLAIN, 100)) == []
-    ((_, spec, traceparent),) = jobs.claim(store, "alice", shape_key(shape_of(WHOLE)), 100)
-    assert (spec, traceparent) == (WHOLE, None)
-
-
-def test_every_queue_is_found_with_its_most_urgent_job(store: Connection) -> None:
-    assert jobs.find_queues(store) == []
-    urgent = new_job(spec=JobSpec(code="x", priority=9))
-    states = add_jobs(store, [new_job(), urgent, new_job(spec=WHOLE), new_job("bob")])
-    placed = add_jobs(store, [new_job("bob", spec=WHOLE)])
-    assign(store, placed[0], new_id())
-    heads = {(head.user_id, head.shape_key): head for head in jobs.find_queues(store)}
-    whole = shape_key(shape_of(WHOLE))
-    assert set(heads) == {("alice", PLAIN), ("alice", whole), ("bob", PLAIN)}
-    assert heads["alice", PLAIN].number == states[1].number
-    assert heads["alice", PLAIN].priority == 9
-    assert all(shape_key(head.shape) == head.shape_key for head in heads.values())
-    assert jobs.count_waiting(store, ["alice", "bob"]) == {"alice": 3, "bob": 1}
-
-
-def test_two_dispatchers_claim_different_jobs(engine: Engine) -> None:
-    with engine.begin() as connection:
-        add_user(connection, "alice", 10**12)
-        new = [new_job() for _ in range(10)]
-        add_jobs(connection, new)
-    if is_sqlite(engine):
-        with engine.begin() as one:  # one writer at a time: the second would wait for the first
-            states = [state for state, _, _ in jobs.claim(one, "alice", PLAIN, 5)]
-            for state in states:
-                assign(one, state, new_id())
-            first = [state.job_id for state in states]
-        with engine.begin() as two:
-            second = claimed(jobs.claim(two, "alice", PLAIN, 100))
-    else:
-        with engine.begin() as one, engine.begin() as two:
-            first = claimed(jobs.claim(one, "alice", PLAIN, 5))
-            second = claimed(jobs.claim(two, "alice", PLAIN, 100))
-    assert first == [job.job_id for job in new[:5]]
-    assert second == [job.job_id for job in new[5:]]
-
-
-def test_dispatchers_in_threads_claim_each_job_once(engine: Engine) -> None:
-    with engine.begin() as connection:
-        add_user(connection, "alice", 10**12)
-        new = [new_job() for _ in range(120)]
-        add_jobs(connection, new)
-    found: list[str] = []
-    start = threading.Barrier(4)
-
-    def dispatch() -> None:
-        start.wait(10)
-        # A claim may come back short while another holds what it looked at: ask until told twice.
-        empty = 0
-        while empty < 3:
-            with engine.begin() as connection:
-                states = [state for state, _, _ in jobs.claim(connection, "alice", PLAIN, 7)]
-                for state in states:
-                    assign(connection, state, new_id())
-            found.extend(state.job_id for state in states)
-            empty = 0 if states else empty + 1
-
-    threads = [threading.Thread(target=dispatch) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(found) == sorted(job.job_id for job in new)
-
-
 def test_jobs_that_waited_too_long_are_found_oldest_first(store: Connection) -> None:
     new = [new_job(at=AT + n) for n in range(5)]
     states = add_jobs(store, new)
     assign(store, states[0], new_id())
     found = jobs.lock_waiting_since(store, AT + 4, 2)
     assert [state.job_id for state in found] == [new[1].job_id, new[2].job_id]
-    assert jobs.oldest_waiting(store) == AT + 1
 
 
 def test_unfinished_jobs_are_counted_by_status(store: Connection) -> None:
@@ -272,3 +178,28 @@ def test_a_job_reads_back_as_it_ended(store: Connection) -> None:
     assert isinstance(job, Job)
     assert (job.status, job.exit_code, job.finished_at) == (JobStatus.SUCCEEDED, 0, AT + 9)
     assert (job.cost, job.reward, job.billed_us) == (7, 3, 1)
+
+
+def test_what_waits_for_its_time_waits_too(store: Connection) -> None:
+    add_jobs(store, [new_job(), new_job(spec=JobSpec(not_before=AT + 5)), new_job("bob")])
+    assert jobs.count_waiting(store, ["alice", "bob"]) == {"alice": 2, "bob": 1}
+    assert jobs.count_by_status(store) == {"queued": 3}
+
+
+def test_jobs_past_their_deadline_are_found_until_they_start(store: Connection) -> None:
+    new = [new_job(spec=JobSpec(deadline=AT + n)) for n in (3, 1, 2, 1)]
+    states = add_jobs(store, [*new, new_job()])
+    assigned, _ = assign(store, states[2], new_id())
+    running = replace(states[3], status=JobStatus.RUNNING, started_at=AT)
+    jobs.save_jobs(store, [(states[3], running)])
+    assert jobs.lock_past_deadline(store, AT, 9) == []
+    assert jobs.lock_past_deadline(store, AT + 2, 9) == [states[1], assigned]
+    assert jobs.lock_past_deadline(store, AT + 2, 1) == [states[1]]
+
+
+def test_what_failed_a_job_is_kept_with_it(store: Connection) -> None:
+    (state,) = add_jobs(store, [new_job()])
+    failures = (Failure(new_id(), lost=True), Failure(new_id(), lost=False))
+    after = replace(state, failures=failures, shape="s", due_at=AT + 9)
+    jobs.save_jobs(store, [(state, after)])
+    assert jobs.find_states(store, [state.job_id]) == {state.job_id: after}

@@ -11,7 +11,7 @@ from gridx.worker.engine import Engine
 from gridx.worker.events import Accepted, LeaveAsked
 from gridx.worker.sandbox.base import Emit, Limits, Outcome, Program, Report, Stream
 from gridx.worker.session import Session
-from gridx.worker.spool import Spool
+from gridx.worker.spool import SPOOL_BYTES_MAX, Spool
 from tests.worker.coordinator import Coordinator
 from tests.worker.frames import profile
 
@@ -38,6 +38,9 @@ class Instant:
 
     async def close(self) -> None: ...
 
+    async def answers(self, attempt_id: str) -> bool:
+        return True
+
     async def run(
         self,
         attempt_id: str,
@@ -55,9 +58,14 @@ class Rig:
     """An engine that stays connected to `coordinator`, as the agent keeps it."""
 
     def __init__(
-        self, coordinator: Coordinator, folder: Path, sandbox: Instant | None = None
+        self,
+        coordinator: Coordinator,
+        folder: Path,
+        sandbox: Instant | None = None,
+        *,
+        spool_bytes_max: int = SPOOL_BYTES_MAX,
     ) -> None:
-        self.spool = Spool(folder)
+        self.spool = Spool(folder, spool_bytes_max)
         self.dialer = Dialer([Address.parse(coordinator.url)], "t", trust(None), FastClock())
         self.engine = Engine(
             Session(profile(), self.spool.open()),

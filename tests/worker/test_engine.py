@@ -1,13 +1,23 @@
-"""What the engine does when the wire is slow or the disk is full."""
+"""What the engine does when the wire is slow, the disk is full, or a sandbox is stuck."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from gridx.protocol.frames import LOG_DATA_BYTES_MAX, Assign, Finished, Heartbeat, Log
+from gridx.domain.attempt import Reason
+from gridx.protocol.frames import (
+    LOG_DATA_BYTES_MAX,
+    Assign,
+    Finished,
+    Heartbeat,
+    Log,
+    WireResources,
+)
 from gridx.worker.events import LeaseKey
+from gridx.worker.sandbox.base import Emit, Limits, Outcome, Program
 from tests.worker.coordinator import Coordinator
-from tests.worker.frames import ack, assignment, new_key, spec, welcome
+from tests.worker.frames import ack, assignment, drop, new_key, spec, welcome
 from tests.worker.rig import Instant, Rig
 from tests.worker.test_spool import file_bytes_max
 
@@ -66,4 +76,76 @@ async def test_results_that_are_not_acknowledged_soon_are_pushed_to_the_platter(
     assert rig.spool.unsynced
     while rig.spool.unsynced:
         await connection.take(Heartbeat)
+    await rig.close()
+
+
+async def test_the_spool_is_bounded_while_nobody_takes_its_results(
+    coordinator: Coordinator, tmp_path: Path
+) -> None:
+    """However many come: what is kept is the bound, what ran then, and what was about to."""
+    size = 10 * LOG_DATA_BYTES_MAX
+    rig = Rig(
+        coordinator, tmp_path / "spool", Instant((bytes(size),)), spool_bytes_max=3 * size
+    )  # at most two run side by side
+    connection = await coordinator.next()
+    keys = [new_key() for _ in range(40)]
+    what = spec(output_bytes=size)
+    await connection.say(Assign([assignment(key, what) for key in keys]))
+    while (beat := await connection.take(Heartbeat)).free != WireResources():
+        pass
+    ended = [frame for frame in connection.heard if isinstance(frame, Finished)]
+    assert 3 <= len(ended) <= 7
+    assert len(beat.running) == 40 - len(ended), "the others wait for room, and are named"
+    assert rig.spool.size < 8 * size
+    # Taken, they make room for the others.
+    for frame in ended:
+        await connection.say(ack(LeaseKey.of(frame)))
+    coordinator.hear = lambda connection, frame: None
+    for _ in range(len(ended), 40):
+        await connection.say(ack(LeaseKey.of(await connection.take(Finished))))
+    await rig.close()
+    assert rig.spool.size < 8 * size
+
+
+class Stuck(Instant):
+    """Runs for ever, and answers while `lives`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lives = True
+
+    async def answers(self, attempt_id: str) -> bool:
+        if not self.lives:
+            await asyncio.Event().wait()
+        return True
+
+    async def run(
+        self,
+        attempt_id: str,
+        program: Program,
+        limits: Limits,
+        emit: Emit,
+        cancel: asyncio.Event,
+    ) -> Outcome:
+        await cancel.wait()
+        return Outcome(None, Reason.CANCELLED)
+
+
+async def test_an_attempt_whose_sandbox_is_stuck_is_not_named(
+    coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gridx.worker.engine.ANSWER_WITHIN_S", 0.05)
+    coordinator.greet = lambda hello: welcome(heartbeat_s=0.05)
+    sandbox = Stuck()
+    rig = Rig(coordinator, tmp_path / "spool", sandbox)
+    connection = await coordinator.next()
+    key = new_key()
+    await connection.say(Assign([assignment(key, spec())]))
+    while (await connection.take(Heartbeat)).running != [key.ref]:
+        pass
+    for lives in (False, True, False):
+        sandbox.lives = lives
+        while (await connection.take(Heartbeat)).running != ([key.ref] if lives else []):
+            pass
+    await connection.say(drop(key))
     await rig.close()

@@ -96,6 +96,9 @@ class Backend:
 
     async def close(self) -> None: ...
 
+    async def answers(self, attempt_id: str) -> bool:
+        return True
+
     async def run(
         self,
         attempt_id: str,

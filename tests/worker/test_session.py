@@ -46,6 +46,7 @@ from gridx.worker.events import (
     Run,
     Send,
     SendLogs,
+    Silent,
     Stop,
     Tell,
 )
@@ -349,12 +350,38 @@ def test_heartbeats_name_the_leases_and_the_room(rig: Rig) -> None:
 
 def test_a_full_disk_starts_nothing_and_offers_nothing(rig: Rig) -> None:
     key = new_key()
-    rig.do(DiskRoom(enough=False))
-    assert rig.hear(assign(key)) == []
-    assert rig.do(HeartbeatDue(0.0)) == [
-        Send(Heartbeat(WireResources(0.0, 0, 0, 0), 0.0, [key.ref]))
+    rig.do(HeartbeatDue(0.5))
+    nothing = WireResources(0.0, 0, 0, 0)
+    assert rig.do(DiskRoom("the disk is full")) == [
+        Tell("No new work: the disk is full."),
+        Send(Heartbeat(nothing, 0.5, [])),
     ]
-    assert Run(assignment(key)) in rig.do(DiskRoom(enough=True))
+    assert rig.do(DiskRoom("the disk is full")) == [], "it is said once"
+    assert rig.hear(assign(key)) == []
+    assert rig.do(HeartbeatDue(0.0)) == [Send(Heartbeat(nothing, 0.0, [key.ref]))]
+    assert "taking no work: the disk is full" in rig.session.status(None)
+    actions = rig.do(DiskRoom(None))
+    assert Run(assignment(key)) in actions
+    assert actions[0] == Tell("There is room again: work is taken.")
+    assert isinstance(sent(actions)[0], Heartbeat)
+
+
+def test_heartbeats_do_not_name_an_attempt_whose_sandbox_is_silent(rig: Rig) -> None:
+    stuck, lives, waiting = new_key(), new_key(), new_key()
+    rig.hear(assign(stuck, lives, waiting))
+    rig.do(Silent(frozenset({stuck})))
+    (beat,) = sent(rig.do(HeartbeatDue(0.0)))
+    assert isinstance(beat, Heartbeat)
+    assert beat.running == [lives.ref, waiting.ref]
+    assert beat.free is not None
+    assert beat.free.cpus == 0.0, "what it takes is not free"
+    rig.do(Silent(frozenset()))
+    (beat,) = sent(rig.do(HeartbeatDue(0.0)))
+    assert isinstance(beat, Heartbeat)
+    assert beat.running == [stuck.ref, lives.ref, waiting.ref]
+    # It is its lease that ends it, or the sandbox, which gives up on it in the end.
+    assert Stop(stuck) in rig.hear(drop(stuck))
+    rig.do(Ended(finished(stuck)))
 
 
 @pytest.mark.parametrize("frame", [ack(new_key()), Assign([]), Pause(), Drain(), Broadcast("x")])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from gridx.cli.command import Options
+from gridx.cli.remote import moment
 from gridx.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ class JobFlags(Options):
     max_cost: Annotated[
         str | None, typer.Option(metavar="CREDITS", help="Never pay more than this.")
     ] = None
+    not_before: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="Do not begin before 2h, or 2026-12-24T18:00:00Z."),
+    ] = None
+    deadline: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="Give up unless it has begun by then.")
+    ] = None
 
     def request(self, code: str, language: str, args: list[str]) -> "JobRequest":
         """The job: `code` with `args`, and everything that was asked for."""
@@ -100,6 +108,8 @@ class JobFlags(Options):
             "max_attempts": self.max_attempts,
             "retry_on_failure": self.retry_on_failure or None,
             "max_cost": self.max_cost,
+            "not_before": moment(self.not_before),
+            "deadline": moment(self.deadline),
         }
         return cast("JobRequest", _given(fields))
 

@@ -118,6 +118,7 @@ def _show_worker(view: "WorkerView") -> None:
             ("name", view.name),
             ("owner", view.owner_id),
             ("status", view.status),
+            ("why", view.why),
             ("admitted", "yes" if view.admitted else "no: it serves its owner only"),
             ("offers", output.amounts(view.resources)),
             ("free", output.amounts(view.free)),

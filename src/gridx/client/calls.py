@@ -94,6 +94,8 @@ class JobOptions(TypedDict, total=False):
     max_attempts: int
     retry_on_failure: bool
     max_cost: str
+    not_before: str
+    deadline: str
 
 
 class JobRequest(JobOptions, total=False):

@@ -57,6 +57,9 @@ class Admission:
             token = self.new_token(connection, worker)
         now = self._clock.now()
         offer = self._capped(greeting.capabilities)
+        until, why = worker.set_aside_until, worker.set_aside_why
+        if until is not None and until <= now:
+            until = why = None
         workers.update_worker(
             connection,
             worker.worker_id,
@@ -67,6 +70,8 @@ class Admission:
                 "version": greeting.version,
                 "seen_at": now,
                 "draining": False,
+                "set_aside_until": until,
+                "set_aside_why": why,
             },
         )
         worker = replace(
@@ -77,6 +82,8 @@ class Admission:
             seen_at=now,
             online=True,
             draining=False,
+            set_aside_until=until,
+            set_aside_why=why,
         )
         return self._sort_leases(connection, worker, token, greeting)
 

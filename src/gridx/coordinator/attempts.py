@@ -11,9 +11,20 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from gridx.bus.base import QUEUES, Bus, job_topic, user_topic
-from gridx.domain.attempt import LOST, Attempt, AttemptStatus, Ending, Usage
-from gridx.domain.job import FINAL, JobState, JobStatus, Next, RetryRule, after_attempt
+from gridx.clock import share_of
+from gridx.domain.attempt import LOST, TAKEN_BACK, Attempt, AttemptStatus, Ending, Usage
+from gridx.domain.job import (
+    FINAL,
+    JobState,
+    JobStatus,
+    Next,
+    RetryRule,
+    after_attempt,
+    backoff_s,
+    with_failure,
+)
 from gridx.domain.ledger import FEES, Book, Kind, Movement, available, held
+from gridx.domain.matching import shunning
 from gridx.domain.pricing import Bill, Settlement, billed_us, ended_by_itself, settle
 from gridx.storage import attempts as stored_attempts
 from gridx.storage import events, jobs, ledger
@@ -34,6 +45,8 @@ class Outcome:
     final: list[JobState] = field(default_factory=list[JobState])
     cancelling: list[JobState] = field(default_factory=list[JobState])
     requeued: bool = False
+    due_at: int | None = None
+    """When the first of the jobs is due that were put off."""
     told: bool = False
     """Whether it was told already, where several callers share a transaction."""
 
@@ -57,7 +70,7 @@ def acceptable(job: JobState, attempt: Attempt) -> bool:
         return job.lease == attempt.lease
     return (
         attempt.status is AttemptStatus.LOST
-        and job.waiting
+        and job.unassigned
         and not job.cancel_requested
         and job.attempt == attempt.number
     )
@@ -132,16 +145,25 @@ class Changes:
         self._set_attempt(attempt, ended)
         # A late result of an attempt that was counted when it was lost is not counted twice.
         counts = job.attempts_counted + (1 if counted and not (late and attempt.counted) else 0)
-        rule = RetryRule(job.max_attempts, job.retry_on_failure, counts)
         free = replace(job, attempts_counted=counts, lease=None)
+        if counted:
+            free = _blaming(free, attempt.worker_id, ending)
         self._set_job(job, free)
         self.outcome.ended.append((ended, free))
+        lost_on = sum(failure.lost for failure in free.failures)
+        rule = RetryRule(job.max_attempts, job.retry_on_failure, counts, lost_on)
         step = after_attempt(ending, rule, job.cancel_requested)
+        if step.status is JobStatus.QUEUED and counted:
+            free = self._put_off(free, ending)
         self._go(free, step, attempt, ending.exit_code)
 
     def lose(self, job: JobState, attempt: Attempt, *, counted: bool = True) -> None:
         """The attempt's lease is over, unbilled."""
         self.end(job, attempt, LOST, counted=counted)
+
+    def take_back(self, job: JobState, attempt: Attempt) -> None:
+        """The attempt is revoked before it started, uncounted."""
+        self.end(job, attempt, TAKEN_BACK, counted=False)
 
     def finish(self, job: JobState, step: Next) -> None:
         """A job that no worker holds becomes final."""
@@ -189,7 +211,7 @@ class Changes:
                 queued_at=self._now if again else job.queued_at,
             )
             self._set_job(job, after)
-            self.outcome.requeued = True
+            self.outcome.requeued = self.outcome.requeued or after.waiting
             if again:
                 self._happened(after, job.attempt)
             return
@@ -199,12 +221,23 @@ class Changes:
             reason=step.reason,
             exit_code=exit_code,
             lease=None,
+            due_at=None,
             finished_at=self._now,
             worker_id=job.worker_id if attempt is None else attempt.worker_id,
             started_at=job.started_at if attempt is None else attempt.started_at,
         )
         self._set_job(job, after)
         self._happened(after, attempt.number if attempt is not None else None)
+
+    def _put_off(self, job: JobState, ending: Ending) -> JobState:
+        """The job with the time before which it is not tried again."""
+        share = share_of(self._new_id())
+        wait_us = round(backoff_s(ending, job.attempts_counted, share) * SECOND_US)
+        if not wait_us:
+            return job
+        due_at = self._now + wait_us
+        self.outcome.due_at = min(due_at, self.outcome.due_at or due_at)
+        return replace(job, due_at=due_at)
 
     def _set_job(self, job: JobState, after: JobState) -> None:
         before, _ = self._jobs.get(job.number, (job, job))
@@ -275,6 +308,14 @@ class Changes:
                 yield Movement(
                     self._new_id(), self._now, kind, held(job.user_id), target, amount, job.job_id
                 )
+
+
+def _blaming(job: JobState, worker_id: str, ending: Ending) -> JobState:
+    """The job with what `ending` says of the worker; it then shuns it."""
+    failures = with_failure(job.failures, worker_id, ending)
+    if len(failures) == len(job.failures):
+        return replace(job, failures=failures)
+    return replace(job, failures=failures, shape=shunning(job.shape, worker_id))
 
 
 def _bills(job: JobState, history: Iterable[Attempt]) -> list[Bill]:

@@ -17,7 +17,7 @@ from gridx.clock import Clock
 from gridx.coordinator.attempts import Changes, Outcome
 from gridx.coordinator.recorder import LeaseKey
 from gridx.coordinator.sessions import AssignedAttempt, Live, Session
-from gridx.domain.attempt import TAKEN_BACK, Attempt, AttemptStatus
+from gridx.domain.attempt import Attempt, AttemptStatus
 from gridx.domain.errors import GridError, Unavailable
 from gridx.domain.fair_share import Share, standing
 from gridx.domain.job import JobSpec, JobState
@@ -25,7 +25,7 @@ from gridx.domain.matching import Shape, shape_key
 from gridx.domain.placement import Place, Queue, Seat, plan
 from gridx.domain.policy import Policy
 from gridx.domain.pricing import price_per_second
-from gridx.storage import attempts, jobs
+from gridx.storage import attempts, jobs, queues
 from gridx.storage.database import Connection, Database
 from gridx.telemetry import get_logger
 
@@ -112,10 +112,10 @@ class Dispatcher:
         """One plan, claim and send; whether another may find more."""
         if self._rescan:
             self._rescan = False
-            for head in await self._database.read(jobs.find_queues):
+            for head in await self._database.read(queues.find_queues):
                 self.note(head.user_id, head.shape, head.priority)
         seats = [
-            Seat(session.worker, session.free)
+            Seat(session.worker, session.free, session.withheld)
             for session in self.sessions.values()
             if session.takes_work
         ]
@@ -156,7 +156,8 @@ class Dispatcher:
         claimed: list[_Claimed] = []
         changes: list[tuple[JobState, JobState]] = []
         for (owner, key), wanted in sorted(by_queue.items(), key=lambda item: item[0]):
-            found = iter(jobs.claim(connection, owner, key, sum(p.count for p in wanted)))
+            count = sum(place.count for place in wanted)
+            found = iter(queues.claim(connection, owner, key, count, now))
             for place in wanted:
                 session = self.sessions.get(place.worker_id)
                 if session is None:
@@ -227,7 +228,7 @@ class Dispatcher:
             changes = Changes(connection, self._clock.now(), self._clock.new_id)
             for job, attempt in attempts.lock_by_leases(connection, leases).values():
                 if attempt.status is AttemptStatus.ASSIGNED and job.lease == attempt.lease:
-                    changes.end(job, attempt, TAKEN_BACK, counted=False)
+                    changes.take_back(job, attempt)
             return changes.save()
 
         try:
@@ -242,5 +243,5 @@ def _placed(c: _Claimed, now_s: float) -> tuple[AssignedAttempt, Live]:
     price = float(c.job.terms.price_per_second)
     return (
         AssignedAttempt(key, c.spec, c.job.terms.limit_us, c.traceparent),
-        Live(key, c.job.user_id, c.spec.resources, price, now_s),
+        Live(key, c.job.user_id, c.spec.resources, price, now_s, c.job.terms.limit_us),
     )

@@ -10,6 +10,7 @@ from gridx.bus.local import make_bus
 from gridx.clock import MICROSECONDS, Clock
 from gridx.coordinator.accounts import Accounts
 from gridx.coordinator.attempts import Outcome
+from gridx.coordinator.delays import Delays
 from gridx.coordinator.dispatcher import Dispatcher
 from gridx.coordinator.jobs import Jobs
 from gridx.coordinator.metrics import Metrics
@@ -66,6 +67,7 @@ class Grid:
             on_commit=self._count_commit,
         )
         self._dispatcher = Dispatcher(self._database, self._bus, clock, policy)
+        self._delays = Delays(self._database, clock, self._dispatcher.look_again)
         self.metrics = Metrics(lambda: self._database, clock, self._dispatcher.sessions)
         recorder = Recorder(self._database, clock, policy.output_bytes_max, self._committed)
         self.workers = Workers(
@@ -85,6 +87,7 @@ class Grid:
             clock,
             policy,
             note=self._dispatcher.note,
+            put_off=self._delays.note,
             committed=self._committed,
         )
         self.users = Users(self._database, clock, policy, suspended=self._after_suspension)
@@ -107,6 +110,7 @@ class Grid:
         await asyncio.to_thread(migrate, self._policy)
         await self._database.open()
         self._tasks.start("dispatcher", self._dispatcher.run())
+        self._tasks.start("delays", self._delays.run())
         self._tasks.start("reaper", self._reaper.run())
 
     async def close(self) -> None:
@@ -137,6 +141,8 @@ class Grid:
         outcome.publish(self._bus)
         if outcome.requeued:
             self._dispatcher.look_again()
+        if outcome.due_at is not None:
+            self._delays.note(outcome.due_at)
 
     async def _after_suspension(self, user_id: str) -> None:
         await self.workers.end_sessions_of(user_id)

@@ -7,7 +7,7 @@ from gridx.bus.base import Bus, job_topic, user_topic
 from gridx.clock import Clock
 from gridx.coordinator.attempts import Changes, Outcome
 from gridx.coordinator.idempotency import IdempotencyKey, once
-from gridx.domain.attempt import TAKEN_BACK, Attempt
+from gridx.domain.attempt import Attempt
 from gridx.domain.errors import (
     Conflict,
     Denied,
@@ -17,12 +17,20 @@ from gridx.domain.errors import (
     NotFound,
     Unauthenticated,
 )
-from gridx.domain.job import FINAL, Job, JobSpec, JobState, JobStatus, Next
+from gridx.domain.job import (
+    FINAL,
+    Job,
+    JobSpec,
+    JobState,
+    JobStatus,
+    Next,
+    without_past_times,
+)
 from gridx.domain.ledger import Kind, Movement, available, held
 from gridx.domain.matching import Shape, shape_of
 from gridx.domain.page import Page, number_of_cursor
 from gridx.domain.policy import Policy, check_ceilings
-from gridx.domain.pricing import Receipt, terms_of, verdict
+from gridx.domain.pricing import Receipt, receipt_of, terms_of
 from gridx.domain.user import Principal, Scope
 from gridx.storage import attempts, events, jobs, ledger, users
 from gridx.storage.database import Connection, Database
@@ -117,14 +125,18 @@ class Jobs:
         policy: Policy,
         *,
         note: Callable[[str, Shape, int], None],
+        put_off: Callable[[int], None],
         committed: Callable[[Outcome], None],
     ) -> None:
-        """`note` hears of each queue that got work, `committed` of what cancels did."""
+        """`note` hears of each queue that got work, `put_off` when a job that is held back is due,
+        `committed` what cancels did.
+        """
         self._database = database
         self._bus = bus
         self._clock = clock
         self._policy = policy
         self._note = note
+        self._put_off = put_off
         self._committed = committed
         self._backlog = _Backlog(policy.queued_jobs_per_user)
 
@@ -170,15 +182,16 @@ class Jobs:
         return SubmittedBatch(accepted.batch_id, accepted.job_ids)
 
     async def retry(self, who: Principal, job_id: str, key: IdempotencyKey | None) -> Submitted:
-        """Submit a final job's spec again, as a new job."""
+        """Submit a final job's spec again, as a new job; times that have passed are left out."""
         self._may_submit(who, None)
         job = await self._find(who, job_id)
         if job.user_id != who.user_id:
             raise Denied("Only its submitter may retry a job: it is charged to them")
         if job.status not in FINAL:
             raise Conflict(f"The job is {job.status}: cancel it or wait for its end to retry it")
+        spec = without_past_times(job.spec, self._clock.now())
         return _single(
-            await self._accept(who, [self._new_job(who, job.spec, None, job_id, None)], None, key)
+            await self._accept(who, [self._new_job(who, spec, None, job_id, None)], None, key)
         )
 
     def _may_submit(self, who: Principal, user_id: str | None) -> None:
@@ -217,6 +230,8 @@ class Jobs:
         accepted = await self._database.write_each(self._submit, submission)
         for shape, priority in {shape_of(job.spec): job.spec.priority for job in new}.items():
             self._note(who.user_id, shape, priority)
+        if held_back := [at for job in new if (at := job.spec.not_before) is not None]:
+            self._put_off(min(held_back))
         self._bus.publish(user_topic(who.user_id))
         return accepted
 
@@ -229,10 +244,12 @@ class Jobs:
         active = users.lock_active(connection, user_ids)
         self._backlog.refresh(connection, user_ids, self._clock.monotonic())
         accepted: list[NewJob] = []
+        now = self._clock.now()
 
         def accept(submission: _Submission) -> _Accepted:
             if submission.user_id not in active:
                 raise Unauthenticated(f"User {submission.user_id} is suspended")
+            _need_future_deadlines(submission, now)
             self._backlog.need(submission.user_id, len(submission.jobs))
             book.need(submission.user_id, submission.hold)
             source, target = available(submission.user_id), held(submission.user_id)
@@ -253,7 +270,6 @@ class Jobs:
             ids = tuple(job.job_id for job in submission.jobs)
             return _Accepted(ids, submission.batch_id, first.hold, first.limit_us)
 
-        now = self._clock.now()
         results: list[_Accepted | GridError] = []
         for submission in submissions:
             try:
@@ -394,7 +410,7 @@ class Jobs:
                 continue
             waiting = state
             if (attempt := assigned.get(state.number)) is not None:
-                changes.end(state, attempt, TAKEN_BACK, counted=False)
+                changes.take_back(state, attempt)
                 waiting = changes.job(state)
             changes.finish(waiting, Next(JobStatus.CANCELLED))
         outcome = changes.save()
@@ -440,6 +456,15 @@ def _single(accepted: _Accepted) -> Submitted:
     return Submitted(accepted.job_ids[0], JobStatus.QUEUED, accepted.held, accepted.limit_us)
 
 
+def _need_future_deadlines(submission: _Submission, now: int) -> None:
+    """Raises `InvalidInput` for a deadline that has passed; an answer that is kept is no matter."""
+    for index, job in enumerate(submission.jobs):
+        if job.spec.deadline is not None and job.spec.deadline <= now:
+            field = "deadline" if submission.batch_id is None else f"jobs.{index}.deadline"
+            message = "the time has passed already"
+            raise InvalidInput(f"{field}: {message}", [Detail(field, message)])
+
+
 def visible_job(connection: Connection, who: Principal, job_id: str) -> Job:
     """The job, if `who` may see it. Raises `NotFound` and `Denied`."""
     job = jobs.find_job(connection, job_id)
@@ -460,22 +485,4 @@ def _whole(connection: Connection, who: Principal, job_id: str) -> WholeJob:
             for stream in ("stdout", "stderr")
         ]
     (stdout, more_out), (stderr, more_err) = shown
-    return WholeJob(job, tried, stdout, stderr, more_out, more_err, _receipt(job))
-
-
-def _receipt(job: Job) -> Receipt | None:
-    if job.status not in FINAL:
-        return None
-    assert job.cost is not None and job.reward is not None and job.billed_us is not None
-    says = verdict(job.status, job.reason, job.cost, job.billed_us, ran=job.started_at is not None)
-    return Receipt(
-        price_per_second=job.price_per_second,
-        billed_us=job.billed_us,
-        held=job.held,
-        cost=job.cost,
-        released=job.held - job.cost,
-        reward=job.reward,
-        fee=job.cost - job.reward,
-        fault=says.fault,
-        why=says.why,
-    )
+    return WholeJob(job, tried, stdout, stderr, more_out, more_err, receipt_of(job, tried))

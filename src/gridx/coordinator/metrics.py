@@ -14,7 +14,7 @@ from gridx.coordinator.attempts import Outcome
 from gridx.coordinator.sessions import Session
 from gridx.domain.errors import Unavailable
 from gridx.domain.resources import total
-from gridx.storage import jobs, ledger
+from gridx.storage import jobs, ledger, queues
 from gridx.storage.database import Connection, Database
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_600)
@@ -112,7 +112,7 @@ class Metrics:
         def operation(connection: Connection) -> tuple[dict[str, int], int | None, int]:
             return (
                 jobs.count_by_status(connection),
-                jobs.oldest_waiting(connection),
+                queues.oldest_waiting(connection),
                 ledger.total_held(connection),
             )
 

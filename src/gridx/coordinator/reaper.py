@@ -1,12 +1,14 @@
 """The reaper: what must happen when nobody does anything.
 
-Renews the leases of workers connected here, declares those of silent workers lost, expires jobs that
-waited too long, forgets what has aged out. Every coordinator runs one; rows are shared by locks that
+Renews the leases of workers connected here, declares those of silent workers lost and those that were
+let go of or overrun, gives workers that were set aside another chance, expires jobs that waited too
+long, forgets what has aged out. Every coordinator runs one; rows are shared by locks that
 skip what is in use. After its own start, and after the wall clock jumped, a reaper waits a lease's
 time before it trusts what the database says about silence.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from gridx.clock import MICROSECONDS, Clock
 from gridx.coordinator.attempts import Changes, Outcome
@@ -66,6 +68,7 @@ class Reaper:
         """One look at everything."""
         self._notice_jump()
         await self._end_silent_sessions()
+        await self._end_lapsed()
         await self._renew()
         if self._clock.monotonic() >= self._trusted_from_s:
             await self._until_done(self._reap)
@@ -91,6 +94,16 @@ class Reaper:
             if session.heard_s < limit:
                 await session.disconnect("Nothing was heard of it for a lease's time", retry=True)
 
+    async def _end_lapsed(self) -> None:
+        """Attempts that workers connected here have let go of, or hang on to for too long."""
+        lapsed = [(s, s.lapsed(self._policy.lease_s)) for s in self._sessions.values()]
+        leases = [lease for _, mine in lapsed for lease in mine]
+        if leases:
+            self._committed(await self._database.write(lambda c: self._lose(c, leases)))
+        for session, mine in lapsed:
+            for lease in mine:
+                session.give_up(lease)
+
     async def _renew(self) -> None:
         limit = self._clock.monotonic() - self._policy.heartbeat_s
         seen = {
@@ -98,13 +111,22 @@ class Reaper:
             for session in self._sessions.values()
             if session.heard_s >= limit
         }
+        now = self._clock.now()
+        over = [
+            session
+            for session in self._sessions.values()
+            if (until := session.worker.set_aside_until) is not None and until <= now
+        ]
 
         def operation(connection: Connection) -> None:
-            now = self._clock.now()
             workers.mark_seen(connection, seen, now)
+            workers.give_another_chance(connection, [session.worker_id for session in over], now)
             requests.mark_coordinator(connection, self._coordinator_id, now)
 
         await self._database.write(operation)
+        for session in over:
+            its = replace(session.worker, set_aside_until=None, set_aside_why=None)
+            session.refresh(its)
 
     async def _until_done(self, step: Callable[[Connection], tuple[bool, Outcome]]) -> None:
         more = True
@@ -161,13 +183,18 @@ class Reaper:
         return changes.save()
 
     def _expire(self, connection: Connection) -> tuple[bool, Outcome]:
-        """Jobs that waited longer than the grid allows are failed, uncharged."""
-        before = self._clock.now() - round(self._policy.queue_age_s * MICROSECONDS)
-        changes = Changes(connection, self._clock.now(), self._clock.new_id)
+        """Jobs that waited past their deadline or longer than the grid allows are failed."""
+        now = self._clock.now()
+        before = now - round(self._policy.queue_age_s * MICROSECONDS)
+        changes = Changes(connection, now, self._clock.new_id)
+        late = jobs.lock_past_deadline(connection, now, _BATCH)
         old = jobs.lock_waiting_since(connection, before, _BATCH)
-        for job in old:
+        leases = [job.lease for job in late if job.lease is not None]
+        for job, attempt in attempts.lock_by_leases(connection, leases).values():
+            changes.take_back(job, attempt)
+        for job in {job.number: changes.job(job) for job in (*late, *old)}.values():
             changes.finish(job, Next(JobStatus.FAILED, Reason.EXPIRED))
-        return len(old) == _BATCH, changes.save()
+        return _BATCH in (len(late), len(old)), changes.save()
 
     def _forget(self, connection: Connection) -> None:
         now = self._clock.now()

@@ -12,7 +12,7 @@ queued. What a worker says about a lease that is not its own changes nothing and
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -31,7 +31,7 @@ from gridx.coordinator.recorder import (
 )
 from gridx.domain.errors import Unavailable
 from gridx.domain.job import JobSpec
-from gridx.domain.resources import NOTHING, Resources
+from gridx.domain.resources import NOTHING, Resources, total
 from gridx.domain.worker import Capabilities, Worker
 from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
@@ -46,6 +46,10 @@ _log = get_logger(__name__)
 _INBOX_MAX = 2_048
 _BATCH_MAX = 512
 _AWAY_WAIT_S = 0.5
+OVERDUE_S = 15.0
+"""So long after its limit, and a lease besides, a worker is waited for to have ended an attempt: TERM,
+KILL, and what a busy machine takes to begin and to tell.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,9 @@ class Greeting:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReport:
-    """The worker lives, and these attempts on it."""
+    """The worker lives, and these attempts on it; `free` is None where it does not say."""
 
-    free: Resources
+    free: Resources | None
     load: float
     running: tuple[LeaseKey, ...]
 
@@ -127,13 +131,17 @@ Order = AssignOrder | LeaseOrder | ControlOrder | DisconnectOrder
 
 
 class Live(Struct, frozen=True):
-    """An attempt placed on a worker: what it takes, who pays how much a second, since when."""
+    """An attempt placed on a worker: what it takes, who pays how much a second, since when.
+
+    `limit_us` is how long it may run, in microseconds.
+    """
 
     key: LeaseKey
     user_id: str
     resources: Resources
     price: float
     since_s: float
+    limit_us: int
 
 
 class SessionEvents(Protocol):
@@ -144,8 +152,6 @@ class SessionEvents(Protocol):
     async def paused(self, session: "Session", paused: bool) -> None: ...
 
     async def leaving(self, session: "Session") -> None: ...
-
-    async def unlisted(self, session: "Session", since_s: Mapping[str, float]) -> None: ...
 
     def released(self, session: "Session", lease: str) -> None: ...
 
@@ -170,6 +176,7 @@ class Session:
         self.drop: tuple[LeaseKey, ...] = ()
         self.live: dict[str, Live] = {}
         self._taken = NOTHING
+        self.withheld = NOTHING
         self.load: float | None = None
         self.heard_s = clock.monotonic()
         self.closed = False
@@ -180,7 +187,9 @@ class Session:
         self._on = events
         self._inbox: deque[tuple[Report, float]] = deque()
         self._orders: deque[Order] = deque()
-        self._unlisted: dict[str, float] = {}
+        self._named_s: dict[str, float] = {}
+        self._known: set[str] = set()
+        self._ended_leases: set[str] = set()
         self._came = asyncio.Event()
         self._room = asyncio.Event()
         self._ordered = asyncio.Event()
@@ -203,12 +212,43 @@ class Session:
         self.heard_s = self._clock.monotonic()
         if isinstance(report, LeavingReport):
             self._leaving = True  # at once: what it hands over must not come back to it
+        if isinstance(report, HeartbeatReport):
+            self._heartbeat(report)
+        elif isinstance(report, StartedReport | LogReport):
+            self._name([report.key])
+        elif isinstance(report, FinishedReport) and self._is_live(report.key):
+            self._ended_leases.add(report.key.lease)
         self._inbox.append((report, self.heard_s))
         self._idle.clear()
         self._came.set()
         while len(self._inbox) > _INBOX_MAX and not self.closed:
             self._room.clear()
             await self._room.wait()
+
+    def _heartbeat(self, heartbeat: HeartbeatReport) -> None:
+        """Note what the worker says of itself, before anything that it says later counts.
+
+        What it has less than the attempts it knows of leave it, it withholds: its disk is full, or
+        something that nobody waits for any more still holds it.
+        """
+        self.load = heartbeat.load
+        self._name(heartbeat.running)
+        if heartbeat.free is None or any(k.lease not in self.live for k in heartbeat.running):
+            return  # it has yet to hear that some of it is over
+        idle = self.worker.capabilities.resources
+        expected = idle.minus(total(self.live[lease].resources for lease in self._known))
+        self.withheld = expected.minus(heartbeat.free.capped(expected))
+
+    def _is_live(self, key: LeaseKey) -> bool:
+        live = self.live.get(key.lease)
+        return live is not None and live.key == key
+
+    def _name(self, keys: Iterable[LeaseKey]) -> None:
+        """The worker says that these attempts live."""
+        for lease in (key.lease for key in keys):
+            if lease in self.live:
+                self._named_s[lease] = self.heard_s
+                self._known.add(lease)
 
     async def outgoing(self) -> Sequence[Order]:
         """Wait for orders to send; an empty answer says that the session is over."""
@@ -240,12 +280,13 @@ class Session:
 
     @property
     def free(self) -> Resources:
-        """What is not taken by attempts placed here."""
-        return self.worker.capabilities.resources.minus(self._taken)
+        """What is neither taken by attempts placed here nor withheld by the worker."""
+        return self.worker.capabilities.resources.minus(self._taken).minus(self.withheld)
 
     def hold(self, live: Live) -> None:
         """An attempt is on the worker: its room is taken."""
         self.live[live.key.lease] = live
+        self._named_s[live.key.lease] = self._clock.monotonic()
         self._taken = self._taken.plus(live.resources)
 
     def order(self, order: Order) -> None:
@@ -262,11 +303,35 @@ class Session:
 
     def release(self, lease: str) -> Live | None:
         """The attempt of this lease is over: its room is free again."""
-        self._unlisted.pop(lease, None)
+        self._named_s.pop(lease, None)
+        self._known.discard(lease)
+        self._ended_leases.discard(lease)
         live = self.live.pop(lease, None)
         if live is not None:
             self._taken = self._taken.minus(live.resources)
         return live
+
+    def give_up(self, lease: str) -> None:
+        """An attempt here is not waited for any more."""
+        if (live := self.live.get(lease)) is not None:
+            self.order(LeaseOrder("drop", live.key))
+            self._on.released(self, lease)
+
+    def lapsed(self, lease_s: float) -> list[str]:
+        """The leases that ran out though the worker is heard of.
+
+        Its heartbeats have not named them for a lease's time, or they name them long after the
+        attempt's limit: either way its end is not to be waited for. An end that was told and only
+        waits to be recorded has come in time.
+        """
+        now = self._clock.monotonic()
+        return [
+            lease
+            for lease, live in self.live.items()
+            if lease not in self._ended_leases
+            if now - self._named_s[lease] > lease_s
+            or now - live.since_s > live.limit_us / MICROSECONDS + OVERDUE_S + lease_s
+        ]
 
     def refresh(self, worker: Worker) -> None:
         """Its row changed."""
@@ -326,8 +391,6 @@ class Session:
                 await self._record(leases)
             for report, _ in batch:
                 match report:
-                    case HeartbeatReport():
-                        await self._heartbeat(report)
                     case StateReport(paused):
                         await self._on.paused(self, paused)
                     case LeavingReport():
@@ -351,18 +414,7 @@ class Session:
             for report, heard_s in reports
         )
         for order in await self._recorder.record(self.worker_id, observed):
-            live = self.live.get(order.key.lease)
             # A drop of what was never its own (another job's or attempt's name) frees no room.
-            if order.kind in ("ack", "drop") and live is not None and live.key == order.key:
+            if order.kind in ("ack", "drop") and self._is_live(order.key):
                 self._on.released(self, order.key.lease)
             self.order(order)
-
-    async def _heartbeat(self, heartbeat: HeartbeatReport) -> None:
-        """Note the load; an attempt the worker no longer lists is lost after a lease's time."""
-        self.load = heartbeat.load
-        listed = {key.lease for key in heartbeat.running}
-        now = self._clock.monotonic()
-        self._unlisted = {
-            lease: self._unlisted.get(lease, now) for lease in self.live if lease not in listed
-        }
-        await self._on.unlisted(self, self._unlisted)

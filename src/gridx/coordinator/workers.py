@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gridx.bus.base import QUEUES, Bus
-from gridx.clock import MICROSECONDS, Clock
+from gridx.clock import MICROSECONDS, Clock, to_rfc3339
 from gridx.coordinator.admission import Admission, Entry
 from gridx.coordinator.attempts import Changes, Outcome
 from gridx.coordinator.dispatcher import Dispatcher
 from gridx.coordinator.recorder import LeaseKey, LeaseOrder, Recorder
 from gridx.coordinator.sessions import ControlOrder, Greeting, Live, Session
 from gridx.domain.attempt import AttemptStatus
-from gridx.domain.errors import Denied, NotFound
+from gridx.domain.conduct import Conduct, end_of
+from gridx.domain.errors import Denied, NotFound, Unavailable
 from gridx.domain.page import Page
 from gridx.domain.policy import Policy
-from gridx.domain.resources import Resources
+from gridx.domain.resources import NOTHING, Resources
 from gridx.domain.user import Principal, Scope, TokenKind
 from gridx.domain.worker import Capabilities, Standing, Worker
 from gridx.storage import attempts, users, workers
@@ -27,6 +28,9 @@ from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
 
 _log = get_logger(__name__)
+SET_ASIDE_S = 900.0
+"""So long a worker that does badly gets no work, unless its owner resumes it before."""
+_LOOKED_AT: Mapping[str, object] = {"set_aside_until": None, "set_aside_why": None}
 CANCEL_DEADLINE_S = 6.5
 """A worker that has not reported a cancelled job by then loses it (7 s are promised)."""
 
@@ -47,6 +51,8 @@ class WorkerState:
     free: Resources
     running: int
     load: float | None
+    why: str | None = None
+    """Why it gets less work than it offers, or none, for a person."""
 
 
 class Workers:
@@ -74,6 +80,7 @@ class Workers:
         self._tasks = tasks
         self._committed = committed
         self._admission = Admission(clock, policy)
+        self._conduct = Conduct()
 
     # -------------------------------------------------------------- letting workers in
 
@@ -139,7 +146,14 @@ class Workers:
                 age_s = max(0.0, (self._clock.now() - attempt.assigned_at) / 1e6)
                 price = float(job.terms.price_per_second)
                 session.hold(
-                    Live(kept.key, job.user_id, entry.resources[job.job_id], price, now - age_s)
+                    Live(
+                        kept.key,
+                        job.user_id,
+                        entry.resources[job.job_id],
+                        price,
+                        now - age_s,
+                        job.terms.limit_us,
+                    )
                 )
         # Only now, when what it runs is counted, may the dispatcher see its room.
         old = self._dispatcher.sessions.get(session.worker_id)
@@ -148,6 +162,7 @@ class Workers:
             await old.disconnect("replaced", retry=False)
             if session.closed:
                 return  # replaced as well in the meantime
+        self._tell_set_aside(session)
         for kept, job, attempt in entry.keep:
             if job.cancel_requested and attempt.lease in session.live:
                 self._send_cancel(session, kept.key)
@@ -175,18 +190,15 @@ class Workers:
 
     async def paused(self, session: Session, paused: bool) -> None:
         """The owner paused or resumed at the machine."""
-        await self._update(session.worker_id, {"paused": paused})
+        values: Mapping[str, object] = {"paused": True}
+        if not paused:
+            self._conduct.forgive(session.worker_id)
+            values = {"paused": False, **_LOOKED_AT}
+        await self._update(session.worker_id, values)
 
     async def leaving(self, session: Session) -> None:
         """Its attempts are handed over; they do not count to `max_attempts`."""
         await self._lose_all(session.worker_id, counted=False)
-
-    async def unlisted(self, session: Session, since_s: Mapping[str, float]) -> None:
-        """Attempts that the worker has stopped naming in its heartbeats for a lease's time."""
-        now = self._clock.monotonic()
-        gone = [lease for lease, at in since_s.items() if now - at > self._policy.lease_s]
-        if gone:
-            await self._lose(session.worker_id, gone)
 
     def released(self, session: Session, lease: str) -> None:
         """An attempt is over: its room is free."""
@@ -213,6 +225,36 @@ class Workers:
             session = self._dispatcher.sessions.get(job.worker_id or "")
             if session is not None and job.lease is not None and job.lease in session.live:
                 self._send_cancel(session, session.live[job.lease].key)
+        self._judge_conduct(outcome)
+
+    def _judge_conduct(self, outcome: Outcome) -> None:
+        """Set workers aside whose latest attempts speak against them."""
+        policy = self._policy
+        instant_us = round((policy.lease_s + policy.heartbeat_s) * MICROSECONDS)
+        ends = [end_of(attempt, job.user_id, instant_us) for attempt, job in outcome.ended]
+        for worker_id, why in self._conduct.note(ends).items():
+            self._tasks.start(f"set-aside-{worker_id}", self._set_aside(worker_id, why))
+
+    async def _set_aside(self, worker_id: str, why: str) -> None:
+        until = self._clock.now() + round(SET_ASIDE_S * MICROSECONDS)
+        session = self._dispatcher.sessions.get(worker_id)
+        if session is not None:  # at once: it has room for as many as it fails
+            session.refresh(replace(session.worker, set_aside_until=until, set_aside_why=why))
+        try:
+            await self._update(worker_id, {"set_aside_until": until, "set_aside_why": why})
+        except Unavailable:
+            _log.warning("set_aside_not_stored", worker=worker_id)
+        _log.warning("worker_set_aside", worker=worker_id, why=why)
+        if session is not None:
+            self._tell_set_aside(session)
+
+    def _tell_set_aside(self, session: Session) -> None:
+        """Tell whoever sits at the worker, if it is set aside."""
+        its = session.worker
+        if its.set_aside_until is not None:
+            until = to_rfc3339(its.set_aside_until)
+            text = f"This worker gets no work until {until} or until you resume it: "
+            session.order(ControlOrder("broadcast", f"{text}{its.set_aside_why}."))
 
     def _send_cancel(self, session: Session, key: LeaseKey) -> None:
         session.order(LeaseOrder("cancel", key))
@@ -272,16 +314,21 @@ class Workers:
     def _state(self, worker: Worker) -> WorkerState:
         session = self._dispatcher.sessions.get(worker.worker_id)
         if session is None:
-            return WorkerState(worker, worker.capabilities.resources, 0, None)
-        return WorkerState(worker, session.free, len(session.live), session.load)
+            offer = worker.capabilities.resources
+            return WorkerState(worker, offer, 0, None, worker.set_aside_why)
+        why = worker.set_aside_why or _why_withheld(session.withheld)
+        return WorkerState(worker, session.free, len(session.live), session.load, why)
 
     async def pause(self, who: Principal, worker_id: str) -> WorkerState:
         """Give it no more work until it is resumed."""
         return await self._control(who, worker_id, {"paused": True}, ControlOrder("pause"))
 
     async def resume(self, who: Principal, worker_id: str) -> WorkerState:
-        """Give it work again."""
-        return await self._control(who, worker_id, {"paused": False}, ControlOrder("resume"))
+        """Give it work again, also where the grid had set it aside."""
+        values = {"paused": False, **_LOOKED_AT}
+        state = await self._control(who, worker_id, values, ControlOrder("resume"))
+        self._conduct.forgive(worker_id)
+        return state
 
     async def drain(self, who: Principal, worker_id: str) -> WorkerState:
         """Let it finish what it runs and leave."""
@@ -292,8 +339,10 @@ class Workers:
         return await self._judge(who, worker_id, "suspend", Standing.SUSPENDED)
 
     async def unsuspend(self, who: Principal, worker_id: str) -> WorkerState:
-        """Administrator: in good standing again, after a suspension or a ban."""
-        return await self._judge(who, worker_id, "unsuspend", Standing.GOOD)
+        """Administrator: in good standing again, after a suspension, a ban, or set aside."""
+        state = await self._judge(who, worker_id, "unsuspend", Standing.GOOD)
+        self._conduct.forgive(worker_id)
+        return state
 
     async def ban(self, who: Principal, worker_id: str) -> WorkerState:
         """Administrator: thrown out; what runs there is lost and unpaid."""
@@ -329,7 +378,7 @@ class Workers:
         return len(sessions)
 
     async def _control(
-        self, who: Principal, worker_id: str, values: Mapping[str, bool], order: ControlOrder
+        self, who: Principal, worker_id: str, values: Mapping[str, object], order: ControlOrder
     ) -> WorkerState:
         who.need(Scope.WORKERS)
         state = await self.get(who, worker_id)
@@ -343,7 +392,10 @@ class Workers:
     async def _judge(
         self, who: Principal, worker_id: str, action: str, standing: Standing
     ) -> WorkerState:
-        return await self._audited(who, worker_id, action, {"standing": standing.value})
+        values: Mapping[str, object] = {"standing": standing.value}
+        if standing is Standing.GOOD:
+            values = {**values, **_LOOKED_AT}
+        return await self._audited(who, worker_id, action, values)
 
     async def _audited(
         self, who: Principal, worker_id: str, action: str, values: Mapping[str, object]
@@ -364,7 +416,7 @@ class Workers:
         self._refresh(worker)
         return self._state(worker)
 
-    async def _update(self, worker_id: str, values: Mapping[str, bool]) -> Worker:
+    async def _update(self, worker_id: str, values: Mapping[str, object]) -> Worker:
         def operation(connection: Connection) -> Worker:
             workers.update_worker(connection, worker_id, values)
             worker = workers.find_worker(connection, worker_id)
@@ -388,3 +440,14 @@ class Workers:
                 await session.disconnect(
                     f"User {user_id} is suspended: ask an administrator", retry=False
                 )
+
+
+def _why_withheld(withheld: Resources) -> str | None:
+    """What a worker's heartbeats say of room that it does not give out."""
+    if withheld == NOTHING:
+        return None
+    return (
+        f"it withholds {withheld.cpus:g} cpus, {withheld.memory_mb} MB of memory and "
+        f"{withheld.disk_mb} MB of disk: its disk or spool is full, or programs that do not end "
+        "hold them"
+    )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gridx.domain.attempt import OWN_DOING, AttemptStatus, Ending, Reason
 from gridx.domain.resources import Resources
@@ -60,7 +61,8 @@ class JobSpec(Struct, frozen=True):
     """What a submitter asked for, checked and with every default filled in.
 
     `code` is run by the interpreter of `language`; `command` (one shell line, or the words of a
-    command) takes the place of both. `max_cost` is in micro-credits.
+    command) takes the place of both. `max_cost` is in micro-credits, `not_before` and `deadline` are
+    microseconds since the epoch.
     """
 
     code: str = ""
@@ -78,6 +80,8 @@ class JobSpec(Struct, frozen=True):
     max_attempts: int = 3
     retry_on_failure: bool = False
     max_cost: int | None = None
+    not_before: int | None = None
+    deadline: int | None = None
 
 
 class Job(Struct, frozen=True):
@@ -111,13 +115,33 @@ class Job(Struct, frozen=True):
     """Grows with each job submitted to the grid: the order of lists and queues."""
 
 
+def without_past_times(spec: JobSpec, now: int) -> JobSpec:
+    """The spec without a time that has passed, for a job that is submitted again."""
+    late = spec.deadline is not None and spec.deadline <= now
+    early = spec.not_before is None or spec.not_before > now
+    return replace(
+        spec,
+        deadline=None if late else spec.deadline,
+        not_before=spec.not_before if early else None,
+    )
+
+
+class Failure(Struct, frozen=True):
+    """A worker that could not run a job to an end; `lost` says that it fell silent over it."""
+
+    worker_id: str
+    lost: bool
+
+
 class JobState(Struct, frozen=True):
     """What changes of a job, and what decides how: the part that operations lock, change and save.
 
     A `Struct`, because each transaction makes several changed copies of each of its jobs.
 
     `attempt` is the number of the newest attempt (0 before the first), `lease` that of the live
-    one; `attempts_counted` counts to `max_attempts`.
+    one; `attempts_counted` counts to `max_attempts`. `failures` names each worker once that could
+    not run it, and makes `shape` the name of another queue (see `matching.shunning`). A job with a
+    `due_at` is not placed before that time.
     """
 
     number: int
@@ -137,14 +161,23 @@ class JobState(Struct, frozen=True):
     queued_at: int
     started_at: int | None
     finished_at: int | None
+    shape: str
+    due_at: int | None = None
+    deadline: int | None = None
+    failures: tuple[Failure, ...] = ()
     billed_us: int | None = None
     cost: int | None = None
     reward: int | None = None
 
     @property
-    def waiting(self) -> bool:
-        """Whether the dispatcher may place it."""
+    def unassigned(self) -> bool:
+        """Whether it is queued and no worker holds a lease of it."""
         return self.status is JobStatus.QUEUED and self.lease is None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the dispatcher may place it now."""
+        return self.unassigned and self.due_at is None
 
 
 class Next(Struct, frozen=True):
@@ -158,12 +191,17 @@ class RetryRule(Struct, frozen=True):
     """What decides whether a job is tried again.
 
     `attempts_counted` is how many attempts, the one that just ended included, count to
-    `max_attempts`.
+    `max_attempts`; `lost_on` on how many different workers it was lost.
     """
 
     max_attempts: int
     retry_on_failure: bool
     attempts_counted: int
+    lost_on: int = 0
+
+
+LOST_ON_MAX = 3
+"""A job that was lost on so many different workers is taken to bring them down."""
 
 
 def after_attempt(ending: Ending, rule: RetryRule, cancel_requested: bool) -> Next:
@@ -175,6 +213,42 @@ def after_attempt(ending: Ending, rule: RetryRule, cancel_requested: bool) -> Ne
     if ending.status is AttemptStatus.CANCELLED:
         return Next(JobStatus.QUEUED)
     again = rule.retry_on_failure or ending.reason not in OWN_DOING
+    if ending.status is AttemptStatus.LOST and rule.lost_on >= LOST_ON_MAX:
+        again = False
     if again and rule.attempts_counted < rule.max_attempts:
         return Next(JobStatus.QUEUED)
     return Next(JobStatus.FAILED, ending.reason)
+
+
+def with_failure(
+    failures: tuple[Failure, ...], worker_id: str, ending: Ending
+) -> tuple[Failure, ...]:
+    """`failures` with what `ending` says of the worker, if it says that it could not run the job."""
+    lost = ending.status is AttemptStatus.LOST
+    if not lost and ending.reason is not Reason.SANDBOX_ERROR:
+        return failures
+    for at, known in enumerate(failures):
+        if known.worker_id == worker_id:
+            both = Failure(worker_id, lost or known.lost)
+            return (*failures[:at], both, *failures[at + 1 :])
+    return (*failures, Failure(worker_id, lost))
+
+
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MAX_S = 60.0
+
+
+def backoff_s(ending: Ending, attempts_counted: int, share: float) -> float:
+    """How long a job waits after `ending`, its `attempts_counted`th counted attempt.
+
+    A bound that doubles, of which half is fixed and half random (`share` is even from 0 to 1), so
+    that jobs that failed together do not come back together: "equal jitter" of M. Brooker,
+    Exponential Backoff And Jitter, AWS Architecture Blog, 2015. The first loss waits for nothing:
+    its lease was wait enough.
+    """
+    doublings = attempts_counted - 1
+    if ending.status is AttemptStatus.LOST:
+        doublings -= 1
+    if doublings < 0:
+        return 0.0
+    return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0**doublings) * (0.5 + 0.5 * share)

@@ -15,11 +15,16 @@ from gridx.domain.worker import Capabilities
 
 
 class Shape(Struct, frozen=True):
-    """What a job needs of a worker; `require` is sorted pairs."""
+    """What a job needs of a worker; `require` is sorted pairs.
+
+    `shuns` are the workers that could not run it before, in the order in which they failed: it goes
+    to another one where there is one.
+    """
 
     resources: Resources
     language: str
     require: tuple[tuple[str, str], ...] = ()
+    shuns: tuple[str, ...] = ()
 
 
 def shape_of(spec: JobSpec) -> Shape:
@@ -34,7 +39,15 @@ def shape_key(shape: Shape) -> str:
         [float(r.cpus), r.memory_mb, r.gpus, r.disk_mb, shape.language, shape.require],
         separators=(",", ":"),
     )
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
+    for worker_id in shape.shuns:
+        key = shunning(key, worker_id)
+    return key
+
+
+def shunning(key: str, worker_id: str) -> str:
+    """The name of the shape named `key` that shuns one worker more."""
+    return hashlib.sha256(f"{key} {worker_id}".encode()).hexdigest()[:32]
 
 
 def suits(shape: Shape, offer: Capabilities) -> bool:

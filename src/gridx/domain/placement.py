@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gridx.domain.matching import Shape, suits
-from gridx.domain.resources import Resources
+from gridx.domain.resources import NOTHING, Resources
 from gridx.domain.worker import Worker
 
 
@@ -28,10 +28,20 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A connected worker and what is free on it."""
+    """A connected worker, what is free on it, and what it withholds of what it offers."""
 
     worker: Worker
     free: Resources
+    withheld: Resources = NOTHING
+
+    def could_run(self, queue: Queue) -> bool:
+        """Whether jobs of the queue may run here, now or when there is room again."""
+        offer = self.worker.capabilities
+        return (
+            self.worker.may_serve(queue.owner)
+            and suits(queue.shape, offer)
+            and queue.shape.resources.fits(offer.resources.minus(self.withheld))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +95,16 @@ def _best_place(
     limit: int,
     owners: int,
 ) -> Place | None:
-    """The owner's own worker first, then the one that is left with least room."""
+    """The owner's own worker first, then the one that is left with least room.
+
+    Workers that failed these jobs get them again only where no other could run them.
+    """
     best: tuple[tuple[bool, int, float], str, int] | None = None
     need = queue.shape.resources
+    if shuns := queue.shape.shuns:
+        others = [seat for seat in seats if seat.worker.worker_id not in shuns]
+        if any(seat.could_run(queue) for seat in others):
+            seats = others
     for seat in seats:
         worker = seat.worker
         room = free[worker.worker_id]

@@ -12,9 +12,9 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from gridx.domain.attempt import OWN_DOING, AttemptStatus, Reason
+from gridx.domain.attempt import OWN_DOING, Attempt, AttemptStatus, Reason
 from gridx.domain.errors import Detail, InvalidInput
-from gridx.domain.job import JobSpec, JobStatus, Terms
+from gridx.domain.job import FINAL, LOST_ON_MAX, Job, JobSpec, JobStatus, Terms
 from gridx.domain.money import format_credits, round_half_even
 from gridx.domain.resources import Resources
 
@@ -165,9 +165,36 @@ class Receipt:
     why: str
 
 
+def receipt_of(job: Job, attempts: Sequence[Attempt]) -> Receipt | None:
+    """The receipt of a job with these attempts; None while it is not final."""
+    if job.status not in FINAL:
+        return None
+    assert job.cost is not None and job.reward is not None and job.billed_us is not None
+    lost_on = {a.worker_id for a in attempts if a.status is AttemptStatus.LOST and a.counted}
+    says = verdict(
+        job.status,
+        job.reason,
+        job.cost,
+        job.billed_us,
+        ran=job.started_at is not None,
+        lost_on=len(lost_on),
+    )
+    return Receipt(
+        price_per_second=job.price_per_second,
+        billed_us=job.billed_us,
+        held=job.held,
+        cost=job.cost,
+        released=job.held - job.cost,
+        reward=job.reward,
+        fee=job.cost - job.reward,
+        fault=says.fault,
+        why=says.why,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Who bears a final job's cost, and why, in a sentence for a person."""
+    """Who bears a cost, and why, in a sentence for a person."""
 
     fault: str
     why: str
@@ -184,9 +211,18 @@ _WHY = {
 
 
 def verdict(
-    status: JobStatus, reason: Reason | None, cost: int, billed_us: int, *, ran: bool
+    status: JobStatus,
+    reason: Reason | None,
+    cost: int,
+    billed_us: int,
+    *,
+    ran: bool,
+    lost_on: int = 0,
 ) -> Verdict:
-    """The receipt's `fault` and `why` of a final job; `ran` says whether it ever started."""
+    """The receipt's `fault` and `why` of a final job.
+
+    `ran` says whether it ever started, `lost_on` on how many different workers it was lost.
+    """
     charge = "nothing is charged"
     if cost:
         charge = (
@@ -202,6 +238,9 @@ def verdict(
     if reason is not None and reason in _WHY:
         return Verdict("submitter", f"{_WHY[reason]}: {charge}.")
     match reason:
+        case Reason.LOST if lost_on >= LOST_ON_MAX:
+            why = f"The job was lost on {lost_on} different workers and is not tried again, because"
+            return Verdict("worker", f"{why} it may be what brings them down: {charge}.")
         case Reason.LOST:
             return Verdict("worker", f"The workers that ran the job were lost: {charge}.")
         case Reason.SANDBOX_ERROR:
@@ -210,3 +249,29 @@ def verdict(
             return Verdict("submitter", f"A job it waits for failed: {charge}.")
         case _:
             return Verdict("grid", f"No worker took the job in time: {charge}.")
+
+
+def attempt_verdict(attempt: Attempt, submitter: str) -> Verdict | None:
+    """Whose fault the end of an attempt was, and who pays for it; None while it has not ended."""
+    if attempt.status.live:
+        return None
+    charge = "nothing is charged"
+    if attempt.billed_us:
+        charge = f"the submitter pays for {attempt.billed_us / SECOND_US:.6f} s"
+    elif attempt.owner_id == submitter:
+        charge = "nothing is charged on the submitter's own worker"
+    match attempt.status:
+        case AttemptStatus.SUCCEEDED:
+            return Verdict("none", f"It succeeded: {charge}.")
+        case AttemptStatus.CANCELLED if attempt.usage is None:
+            return Verdict("none", "It was taken back before it started: nobody pays.")
+        case AttemptStatus.CANCELLED:
+            return Verdict("submitter", f"The submitter cancelled it while it ran: {charge}.")
+        case AttemptStatus.LOST if not attempt.counted:
+            return Verdict("worker", "Its worker left and handed it over: nobody pays.")
+        case AttemptStatus.LOST:
+            return Verdict("worker", "Its worker let the lease run out: nobody pays.")
+        case _ if attempt.reason is not None and attempt.reason in _WHY:
+            return Verdict("submitter", f"{_WHY[attempt.reason]}: {charge}.")
+        case _:
+            return Verdict("worker", "Its worker could not run it: nobody pays.")

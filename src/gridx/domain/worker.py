@@ -1,7 +1,7 @@
 """A worker: what it offers, and whether it may be given work.
 
-Its status is derived: an administrator's verdict wins over its owner's pause, and being offline
-over both but a ban.
+Its status is derived: an administrator's verdict, or the grid's own, wins over its owner's pause, and
+being offline over all but a ban.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,11 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker as the grid keeps it; times in microseconds since the epoch."""
+    """A worker as the grid keeps it; times in microseconds since the epoch.
+
+    The grid itself suspends one that does badly until `set_aside_until` (see `conduct`), or until
+    its owner resumes it; `set_aside_why` is a sentence for a person.
+    """
 
     worker_id: str
     owner_id: str
@@ -59,6 +63,8 @@ class Worker:
     draining: bool
     standing: Standing
     admitted: bool
+    set_aside_until: int | None = None
+    set_aside_why: str | None = None
 
     @property
     def status(self) -> WorkerStatus:
@@ -66,7 +72,7 @@ class Worker:
             return WorkerStatus.BANNED
         if not self.online:
             return WorkerStatus.OFFLINE
-        if self.standing is Standing.SUSPENDED:
+        if self.standing is Standing.SUSPENDED or self.set_aside_until is not None:
             return WorkerStatus.SUSPENDED
         if self.draining:
             return WorkerStatus.DRAINING

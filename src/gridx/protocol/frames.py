@@ -137,9 +137,12 @@ class Hello(Frame, frozen=True, tag="hello"):
 
 
 class Heartbeat(Frame, frozen=True, tag="heartbeat"):
-    """The worker lives, and these attempts with it; `load` is that of the machine's last minute."""
+    """The worker lives, and these attempts with it; `load` is that of the machine's last minute.
 
-    free: WireResources = WireResources()
+    What is less free than the attempts leave over is not given out; nothing free: no new work.
+    """
+
+    free: WireResources | None = None
     load: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     running: list[LeaseRef] = []
 

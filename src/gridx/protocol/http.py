@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from gridx.clock import from_rfc3339
 from gridx.domain.ids import is_uuid4
 from gridx.protocol.spec import (
     NO_CONTROL,
     NO_NUL,
     Amount,
     Body,
+    Moment,
     ResourcesBody,
     ShortText,
     Tag,
@@ -41,8 +41,11 @@ class UsageView(View):
     peak_memory_mb: float
 
 
+Fault = Literal["none", "submitter", "worker", "grid"]
+
+
 class AttemptView(View):
-    """One attempt of a job."""
+    """One attempt of a job; `fault` and `why` say whose its end was, and who pays for it."""
 
     number: int
     worker_id: str
@@ -53,6 +56,9 @@ class AttemptView(View):
     exit_code: int | None
     usage: UsageView | None
     sandbox: str | None = None
+    billed_s: float = 0.0
+    fault: Fault | None = None
+    why: str | None = None
 
 
 class ReceiptView(View):
@@ -65,7 +71,7 @@ class ReceiptView(View):
     released: str
     reward: str
     fee: str
-    fault: Literal["none", "submitter", "worker", "grid"]
+    fault: Fault
     why: str
 
 
@@ -194,16 +200,6 @@ class PasswordBody(Body):
 
 
 Scope = Literal["jobs", "workers", "credits:read", "credits:transfer", "metrics", "admin"]
-
-
-def _moment(text: str) -> str:
-    from_rfc3339(text)
-    return text
-
-
-Moment = Annotated[
-    str, Field(max_length=40, json_schema_extra={"format": "date-time"}), AfterValidator(_moment)
-]
 
 
 class InviteBody(Body):
@@ -338,6 +334,7 @@ class WorkerView(View):
     resources: ResourcesView
     free: ResourcesView
     load: float | None
+    why: str | None = None
     running: int
     languages: list[str]
     sandboxes: list[str]

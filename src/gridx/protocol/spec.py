@@ -11,6 +11,7 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from gridx.clock import from_rfc3339
 from gridx.domain.ids import is_user_id
 from gridx.domain.job import JobSpec, Limits
 from gridx.domain.matching import REQUIRE_KEYS
@@ -24,7 +25,7 @@ ARGUMENTS_BYTES_MAX = 1_048_576
 BATCH_JOBS_MAX = 10_000
 SPEC_BYTES_MAX = 4 * 1024 * 1024
 NOT_YET = (
-    "inputs", "outputs", "requirements", "image", "network", "after", "not_before", "deadline",
+    "inputs", "outputs", "requirements", "image", "network", "after",
 )  # fmt: skip
 """Fields of a spec that this version refuses by name."""
 
@@ -61,6 +62,14 @@ def _user_id(text: str) -> str:
     return text
 
 
+def _moment(text: str) -> str:
+    from_rfc3339(text)
+    return text
+
+
+Moment = Annotated[
+    str, Field(max_length=40, json_schema_extra={"format": "date-time"}), AfterValidator(_moment)
+]
 UserId = Annotated[
     str, Field(min_length=1, max_length=64, pattern=USER_ID), AfterValidator(_user_id)
 ]
@@ -169,6 +178,8 @@ class JobBody(Body):
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     retry_on_failure: bool = False
     max_cost: Amount | None = None
+    not_before: Moment | None = None
+    deadline: Moment | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -190,6 +201,9 @@ class JobBody(Body):
         if self.args or self.env or self.command:
             words = self.command if isinstance(self.command, list) else ()
             check_arguments((*self.args, *words), self.env)
+        if self.not_before and self.deadline:
+            if from_rfc3339(self.deadline) <= from_rfc3339(self.not_before):
+                raise wrong("deadline", "it must be after not_before")
         return self
 
     def to_spec(self) -> JobSpec:
@@ -213,6 +227,8 @@ class JobBody(Body):
             max_attempts=self.max_attempts,
             retry_on_failure=self.retry_on_failure,
             max_cost=None if self.max_cost is None else parse_credits(self.max_cost),
+            not_before=None if self.not_before is None else from_rfc3339(self.not_before),
+            deadline=None if self.deadline is None else from_rfc3339(self.deadline),
         )
 
 

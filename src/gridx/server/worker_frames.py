@@ -77,7 +77,8 @@ def report(frame: FromWorker) -> Report:
             )
         case frames.Heartbeat():
             running = tuple(_key(ref) for ref in frame.running)
-            return HeartbeatReport(_resources(frame.free), frame.load, running)
+            free = None if frame.free is None else _resources(frame.free)
+            return HeartbeatReport(free, frame.load, running)
         case frames.State():
             return StateReport(frame.paused)
         case frames.Leaving():

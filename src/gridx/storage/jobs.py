@@ -1,7 +1,6 @@
-"""Jobs: storing them, finding them, claiming them from a queue, saving what changed of them."""
+"""Jobs: storing them, finding them, saving what changed of them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -9,11 +8,11 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
 
 from gridx.domain.attempt import Reason
-from gridx.domain.job import Job, JobSpec, JobState, JobStatus, Limits, Terms
+from gridx.domain.job import Failure, Job, JobSpec, JobState, JobStatus, Limits, Terms
 from gridx.domain.matching import Shape, shape_key, shape_of
 from gridx.domain.resources import Resources
 from gridx.storage.dialect import ManyRows, next_job_numbers
-from gridx.storage.tables import job_tags, job_texts, jobs
+from gridx.storage.tables import PUT_OFF, UNSTARTED, job_tags, job_texts, jobs
 
 _encode = msgspec.json.Encoder().encode
 
@@ -33,6 +32,7 @@ class _Spec(msgspec.Struct, omit_defaults=True):
     tags: list[str] = []
     require: dict[str, str] = {}
     max_cost: int | None = None
+    not_before: int | None = None
 
 
 _INSERT = ManyRows(lambda _: insert(jobs),
@@ -40,7 +40,7 @@ _INSERT = ManyRows(lambda _: insert(jobs),
         "number", "job_id", "user_id", "status", "name", "batch_id", "retry_of", "traceparent",
         "spec", "shape", "priority", "max_attempts", "retry_on_failure", "waiting", "attempt",
         "attempts_counted", "cancel_requested", "price_per_second", "reward_ppm", "min_cost",
-        "held", "limit_us", "created_at", "queued_at",
+        "held", "limit_us", "created_at", "queued_at", "due_at", "deadline",
     ],
 )  # fmt: skip
 _INSERT_TEXTS = ManyRows(lambda _: insert(job_texts), ["number", "texts"])
@@ -48,6 +48,7 @@ _INSERT_TAGS = ManyRows(lambda _: insert(job_tags), ["user_id", "tag", "number"]
 
 _decode_texts = msgspec.json.Decoder(_Texts).decode
 _decode_spec = msgspec.json.Decoder(_Spec).decode
+_decode_failures = msgspec.json.Decoder(tuple[Failure, ...]).decode
 
 
 class NewJob(Struct, frozen=True, kw_only=True):
@@ -64,7 +65,7 @@ class NewJob(Struct, frozen=True, kw_only=True):
 
 
 def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> None:
-    """Store jobs as queued, in this order."""
+    """Store jobs as queued, in this order; those that are not to begin yet are put off."""
     numbers = next_job_numbers(connection, len(new))
     rows: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
@@ -75,6 +76,8 @@ def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> None:
         shape = shape_of(spec)
         if (key := keys.get(shape)) is None:
             key = keys[shape] = shape_key(shape)
+        early = spec.not_before is not None and spec.not_before > job.created_at
+        due_at = spec.not_before if early else None
         rows.append(
             {
                 "number": number,
@@ -90,7 +93,7 @@ def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> None:
                 "priority": spec.priority,
                 "max_attempts": spec.max_attempts,
                 "retry_on_failure": spec.retry_on_failure,
-                "waiting": True,
+                "waiting": due_at is None,
                 "attempt": 0,
                 "attempts_counted": 0,
                 "cancel_requested": False,
@@ -101,6 +104,8 @@ def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> None:
                 "limit_us": terms.limit_us,
                 "created_at": job.created_at,
                 "queued_at": job.created_at,
+                "due_at": due_at,
+                "deadline": spec.deadline,
             }
         )
         texts.append({"number": number, "texts": _texts_text(spec)})
@@ -113,7 +118,7 @@ def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> None:
 def _spec_text(spec: JobSpec) -> str:
     stored = _Spec(
         spec.language, spec.resources, spec.limits, list(spec.tags), dict(spec.require),
-        spec.max_cost,
+        spec.max_cost, spec.not_before,
     )  # fmt: skip
     return _encode(stored).decode()
 
@@ -144,6 +149,8 @@ def spec_of(row: "Row[Any]", texts: str | None) -> JobSpec:
         max_attempts=row.max_attempts,
         retry_on_failure=bool(row.retry_on_failure),
         max_cost=stored.max_cost,
+        not_before=stored.not_before,
+        deadline=row.deadline,
     )
 
 
@@ -225,13 +232,27 @@ def list_jobs(
 
 
 def count_waiting(connection: Connection, user_ids: Collection[str]) -> dict[str, int]:
-    """How many jobs of each user wait for a worker."""
+    """How many jobs of each user wait for a worker, or for their time."""
+    counts: dict[str, int] = {}
+    for condition in ("jobs.waiting", PUT_OFF):
+        rows = connection.execute(
+            select(jobs.c.user_id, func.count())
+            .where(jobs.c.user_id.in_(user_ids), text(condition))
+            .group_by(jobs.c.user_id)
+        )
+        for user_id, count in rows:
+            counts[user_id] = counts.get(user_id, 0) + count
+    return counts
+
+
+def count_by_status(connection: Connection) -> dict[str, int]:
+    """How many unfinished jobs there are of each status."""
     rows = connection.execute(
-        select(jobs.c.user_id, func.count())
-        .where(jobs.c.user_id.in_(user_ids), text("jobs.waiting"))
-        .group_by(jobs.c.user_id)
+        select(jobs.c.status, func.count())
+        .where(jobs.c.finished_at.is_(None))
+        .group_by(jobs.c.status)
     )
-    return {user_id: count for user_id, count in rows}
+    return {status: count for status, count in rows}
 
 
 # ------------------------------------------------------------------ state: lock, change, save
@@ -257,10 +278,18 @@ def state_of(row: "Row[Any]") -> JobState:
         queued_at=row.queued_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        shape=row.shape,
+        due_at=row.due_at,
+        deadline=row.deadline,
+        failures=_failures(row.failures),
         billed_us=row.billed_us,
         cost=row.cost,
         reward=row.reward,
     )
+
+
+def _failures(stored: str | None) -> tuple[Failure, ...]:
+    return () if stored is None else _decode_failures(stored)
 
 
 def lock_jobs(connection: Connection, job_ids: Collection[str]) -> dict[str, JobState]:
@@ -302,6 +331,18 @@ def lock_waiting_since(connection: Connection, before: int, limit: int) -> list[
     return [state_of(row) for row in rows]
 
 
+def lock_past_deadline(connection: Connection, now: int, limit: int) -> list[JobState]:
+    """Jobs that have not started by their deadline, locked, skipping those in use."""
+    rows = connection.execute(
+        select(jobs)
+        .where(text(UNSTARTED), jobs.c.deadline <= now)
+        .order_by(jobs.c.deadline)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [state_of(row) for row in rows]
+
+
 def _lock_unfinished(connection: Connection, condition: Any, limit: int | None) -> list[JobState]:
     query = (
         select(jobs)
@@ -336,6 +377,9 @@ _SAVED = (
     "queued_at",
     "started_at",
     "finished_at",
+    "shape",
+    "due_at",
+    "failures",
 )
 _SAVE = ManyRows(
     lambda _: (
@@ -375,92 +419,10 @@ def save_jobs(connection: Connection, changes: Sequence[tuple[JobState, JobState
             "v_queued_at": after.queued_at,
             "v_started_at": after.started_at,
             "v_finished_at": after.finished_at,
+            "v_shape": after.shape,
+            "v_due_at": after.due_at,
+            "v_failures": _encode(after.failures).decode() if after.failures else None,
         }
         for before, after in changes
     ]
     assert _SAVE.execute(connection, rows) == len(rows), "a job changed under its lock"
-
-
-# ------------------------------------------------------------------ queues
-
-
-@dataclass(frozen=True, slots=True)
-class QueueHead:
-    """A queue that holds work: whose, of what shape, and its most urgent job."""
-
-    user_id: str
-    shape: Shape
-    shape_key: str
-    priority: int
-    number: int
-
-
-_NEXT_QUEUE = text(
-    """
-    SELECT user_id, shape FROM jobs
-    WHERE waiting AND (user_id, shape) > (:user_id, :shape)
-    ORDER BY user_id, shape LIMIT 1
-    """
-)
-
-
-def find_queues(connection: Connection) -> list[QueueHead]:
-    """Every queue that holds work, found by skipping through the index, not by reading the queue."""
-    heads: list[QueueHead] = []
-    position = {"user_id": "", "shape": ""}
-    while (found := connection.execute(_NEXT_QUEUE, position).first()) is not None:
-        position = {"user_id": found.user_id, "shape": found.shape}
-        row = connection.execute(_queue(found.user_id, found.shape).limit(1)).first()
-        if row is not None:
-            heads.append(
-                QueueHead(row.user_id, shape_of(spec_of(row, None)), row.shape, row.priority,
-                          row.number)
-            )  # fmt: skip
-    return heads
-
-
-def _queue(user_id: str, key: str) -> Any:
-    return (
-        select(jobs)
-        .where(text("jobs.waiting"), jobs.c.user_id == user_id, jobs.c.shape == key)
-        .order_by(jobs.c.priority.desc(), jobs.c.number)
-    )
-
-
-def claim(
-    connection: Connection, user_id: str, key: str, limit: int
-) -> list[tuple[JobState, JobSpec, str | None]]:
-    """The first waiting jobs of a queue, locked, with their specs and trace parents."""
-    chosen = (
-        select(jobs.c.number)
-        .where(text("jobs.waiting"), jobs.c.user_id == user_id, jobs.c.shape == key)
-        .order_by(jobs.c.priority.desc(), jobs.c.number)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    numbers = list(connection.execute(chosen).scalars())
-    if not numbers:
-        return []
-    rows = connection.execute(
-        select(jobs, job_texts.c.texts)
-        .join(job_texts, job_texts.c.number == jobs.c.number)
-        .where(jobs.c.number.in_(numbers))
-        .order_by(jobs.c.priority.desc(), jobs.c.number)
-    )
-    return [(state_of(row), spec_of(row, row.texts), row.traceparent) for row in rows.all()]
-
-
-def count_by_status(connection: Connection) -> dict[str, int]:
-    """How many unfinished jobs there are of each status."""
-    rows = connection.execute(
-        select(jobs.c.status, func.count())
-        .where(jobs.c.finished_at.is_(None))
-        .group_by(jobs.c.status)
-    )
-    return {status: count for status, count in rows}
-
-
-def oldest_waiting(connection: Connection) -> int | None:
-    """Since when the job that has waited longest waits."""
-    query = select(jobs.c.queued_at).where(text("jobs.waiting")).order_by(jobs.c.queued_at).limit(1)
-    return connection.scalar(query)

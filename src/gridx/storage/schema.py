@@ -15,7 +15,7 @@ from gridx.domain.errors import InvalidInput, Unavailable
 from gridx.storage.dialect import is_away, lock_schema
 from gridx.storage.tables import grid
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration; a test holds it against the folder."""
 
 PRODUCT = "gridx"

@@ -156,6 +156,9 @@ transfers = Table(
 
 # ------------------------------------------------------------------ jobs
 
+PUT_OFF = "due_at IS NOT NULL"
+UNSTARTED = "deadline IS NOT NULL AND started_at IS NULL AND finished_at IS NULL"
+
 jobs = Table(
     "jobs",
     metadata,
@@ -192,6 +195,9 @@ jobs = Table(
     Column("queued_at", BigInteger, nullable=False),
     Column("started_at", BigInteger),
     Column("finished_at", BigInteger),
+    Column("due_at", BigInteger),
+    Column("deadline", BigInteger),
+    Column("failures", Text),
     Index("ix_jobs_user_id_number", "user_id", "number"),
     Index("ix_jobs_batch_id", "batch_id", sqlite_where=text("batch_id IS NOT NULL"),
           postgresql_where=text("batch_id IS NOT NULL")),
@@ -201,8 +207,15 @@ jobs = Table(
           postgresql_where=text("finished_at IS NULL")),
     Index("ix_jobs_queued_at", "queued_at", sqlite_where=text("waiting"),
           postgresql_where=text("waiting")),
+    Index("ix_jobs_due_at", "due_at", sqlite_where=text(PUT_OFF), postgresql_where=text(PUT_OFF)),
+    Index("ix_jobs_put_off", "user_id", sqlite_where=text(PUT_OFF),
+          postgresql_where=text(PUT_OFF)),
+    Index("ix_jobs_deadline", "deadline", sqlite_where=text(UNSTARTED),
+          postgresql_where=text(UNSTARTED)),
 )  # fmt: skip
-"""`waiting` is: queued and without a live attempt; `lease` is that of the live attempt."""
+"""`waiting` is: queued, without a live attempt, and in no need to wait for its `due_at`; `lease` is
+that of the live attempt. `shape` names the queue; `failures` are the workers that it shuns.
+"""
 
 job_texts = Table(
     "job_texts",
@@ -291,5 +304,9 @@ workers = Table(
     Column("draining", Boolean, nullable=False),
     Column("standing", Word, nullable=False),
     Column("admitted", Boolean, nullable=False),
+    Column("set_aside_until", BigInteger),
+    Column("set_aside_why", Text),
 )
-"""`session_id` names the connection that speaks for the worker, null while it has none."""
+"""`session_id` names the connection that speaks for the worker, null while it has none; the grid has
+set it aside until `set_aside_until`, null when it has not.
+"""

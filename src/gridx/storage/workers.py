@@ -27,6 +27,8 @@ def _worker(row: "Row[Any]") -> Worker:
         draining=bool(row.draining),
         standing=Standing(row.standing),
         admitted=bool(row.admitted),
+        set_aside_until=row.set_aside_until,
+        set_aside_why=row.set_aside_why,
     )
 
 
@@ -112,6 +114,16 @@ def mark_seen(connection: Connection, seen: Mapping[str, str], now: int) -> None
                 {"b_worker_id": worker_id, "b_session_id": session_id, "b_seen_at": now}
                 for worker_id, session_id in sorted(seen.items())
             ],
+        )
+
+
+def give_another_chance(connection: Connection, worker_ids: Collection[str], now: int) -> None:
+    """End the time for which these workers were set aside, unless it was prolonged."""
+    if worker_ids:
+        connection.execute(
+            update(workers)
+            .where(workers.c.worker_id.in_(worker_ids), workers.c.set_aside_until <= now)
+            .values(set_aside_until=None, set_aside_why=None)
         )
 
 

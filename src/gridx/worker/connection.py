@@ -22,7 +22,7 @@ from websockets.asyncio.client import connect as websocket
 from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
-from gridx.clock import Clock
+from gridx.clock import Clock, share_of
 from gridx.domain.errors import (
     Denied,
     GridError,
@@ -258,7 +258,7 @@ class Dialer:
         rounds, place = divmod(self._tries, len(self._addresses))
         if place or not rounds:
             return
-        delay = backoff_s(rounds, _uniform(self._clock))
+        delay = backoff_s(rounds, share_of(self._clock.new_id()))
         if not self.welcomed:
             delay = min(delay, 1.0)
         if isinstance(self.trouble, RateLimited):
@@ -269,11 +269,6 @@ class Dialer:
 def backoff_s(rounds: int, share: float) -> float:
     """The wait before round `rounds` (from 1): a `share` of 0 to 1 of a bound that doubles."""
     return share * min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(rounds, 20))
-
-
-def _uniform(clock: Clock) -> float:
-    """Evenly from 0 to 1, from the random bits of an id."""
-    return int(clock.new_id()[:8], 16) / 0xFFFFFFFF
 
 
 def _parsed(content: bytes) -> dict[str, Any] | None:

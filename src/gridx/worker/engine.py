@@ -47,6 +47,7 @@ from gridx.worker.events import (
     Run,
     Send,
     SendLogs,
+    Silent,
     Stop,
     Tell,
 )
@@ -58,6 +59,8 @@ from gridx.worker.spool import Kept, Spool
 OUTBOX_LOG_BYTES_MAX = 8 * 1024 * 1024
 SYNC_AFTER_S = 0.2
 HEARTBEAT_S_MIN = 0.05
+ANSWER_WITHIN_S = 2.0
+"""A sandbox that takes longer to say that it is there counts as silent until it is asked again."""
 FLUSH_S = 1.0
 _log = get_logger(__name__)
 
@@ -156,6 +159,8 @@ class Engine:
             self._cannot_keep(LeaseKey.of(frame), error)
         if isinstance(frame, Finished):
             self._sync_soon()
+            if (why := self._spool.why_no_room()) is not None:
+                asyncio.get_running_loop().call_soon(self.handle, DiskRoom(why))
 
     def _cannot_keep(self, key: LeaseKey, error: OSError) -> None:
         """The disk is full or broken: this attempt is to run elsewhere, and no other starts."""
@@ -163,7 +168,9 @@ class Engine:
         self._unkept.add(key)
         if key in self._cancels:
             self._cancels[key].set()
-        asyncio.get_running_loop().call_soon(self.handle, DiskRoom(enough=False))
+        asyncio.get_running_loop().call_soon(
+            self.handle, DiskRoom(f"the disk did not take an attempt's output ({error.strerror})")
+        )
 
     def _forget(self, key: LeaseKey) -> None:
         try:
@@ -225,6 +232,7 @@ class Engine:
             self.handle(Opened())
             tasks.start("worker outbox", self._empty_outbox(socket, codec))
             tasks.start("worker heartbeat", self._beat())
+            tasks.start("worker watch", self._watch())
             reading = tasks.start("worker inbox", self._read(socket, codec))
             hanging_up = tasks.start("worker hang-up", self._hang_up.wait())
             await asyncio.wait((reading, hanging_up), return_when=asyncio.FIRST_COMPLETED)
@@ -266,9 +274,28 @@ class Engine:
     async def _beat(self) -> None:
         await self._welcomed.wait()
         while True:
-            self.handle(DiskRoom(self._spool.has_room()))
+            self.handle(DiskRoom(self._spool.why_no_room()))
             self.handle(HeartbeatDue(os.getloadavg()[0]))
             await self._clock.sleep(self._heartbeat_s)
+
+    async def _watch(self) -> None:
+        """Ask every sandbox now and then whether it is still there."""
+        await self._welcomed.wait()
+        while True:
+            keys = list(self._cancels)
+            answers = await asyncio.gather(*(self._answers(key) for key in keys))
+            silent = {key for key, lives in zip(keys, answers, strict=True) if not lives}
+            for key in silent:
+                _log.warning("sandbox_silent", job=key.job_id, attempt=key.attempt)
+            self.handle(Silent(frozenset(silent)))
+            await self._clock.sleep(self._heartbeat_s)
+
+    async def _answers(self, key: LeaseKey) -> bool:
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                return await self._sandbox.answers(key.lease)
+        except TimeoutError:
+            return False
 
     async def _empty_outbox(self, socket: ClientConnection, codec: Codec) -> None:
         with suppress(ConnectionClosed):  # the inbox sees it too

@@ -105,9 +105,16 @@ class OwnerPaused:
 
 @dataclass(frozen=True, slots=True)
 class DiskRoom:
-    """Whether the spool can take the output of more attempts."""
+    """Whether the spool can take the output of more attempts: None, or why it cannot."""
 
-    enough: bool
+    why_not: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Those of the running attempts whose sandbox does not answer when it is asked."""
+
+    keys: frozenset[LeaseKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +123,9 @@ class LeaveAsked:
 
 
 Event = (
-    Opened | Received | Closed | HeartbeatDue | Output | Ended | OwnerPaused | DiskRoom | LeaveAsked
-)
+    Opened | Received | Closed | HeartbeatDue | Output | Ended | OwnerPaused | DiskRoom | Silent
+    | LeaveAsked
+)  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------- actions

@@ -57,6 +57,7 @@ from gridx.worker.events import (
     Received,
     Result,
     Send,
+    Silent,
     Tell,
 )
 
@@ -96,7 +97,9 @@ class Session:
         self.draining = False
         self.leaving = False
         self._pause_unsure = 0
-        self._disk_room = True
+        self._load = 0.0
+        self._no_room: str | None = None
+        self._silent: frozenset[LeaseKey] = frozenset()
         self._failure: str | None = None
         self._ended = False
         self._out: list[Action] = []
@@ -119,8 +122,10 @@ class Session:
                 self._closed()
             case OwnerPaused(paused):
                 self._owner_paused(paused)
-            case DiskRoom(enough):
-                self._disk_room = enough
+            case DiskRoom(why_not):
+                self._disk_changed(why_not)
+            case Silent(keys):
+                self._silent = keys
             case LeaveAsked():
                 self._leave()
         if self._takes_work:
@@ -144,6 +149,7 @@ class Session:
             f"connected to {url}" if connected else "not connected",
             *(["paused"] if self.paused else []),
             *(["draining"] if self.draining else []),
+            *([f"taking no work: {self._no_room}"] if self._no_room else []),
         ]
         counts = [f"{self.attempts.count(state)} {state.value}" for state in AttemptState]
         free, total = self.attempts.free, self.attempts.total
@@ -156,7 +162,7 @@ class Session:
 
     @property
     def _takes_work(self) -> bool:
-        return self._disk_room and not self.leaving and len(self.attempts) < ATTEMPTS_MAX
+        return self._no_room is None and not self.leaving and len(self.attempts) < ATTEMPTS_MAX
 
     # -------------------------------------------------------------------------------- the link
 
@@ -232,11 +238,25 @@ class Session:
             self._stop_everything()
 
     def _beat(self, load: float) -> None:
+        """Name what lives: an attempt whose sandbox is stuck is not, and so loses its lease."""
+        self._load = load
         if self.link is Link.CONNECTED:
             free = self.attempts.free if self._takes_work else NOTHING
-            running = [attempt.key.ref for attempt in self.attempts.leased]
+            lives = [each for each in self.attempts.leased if each.key not in self._silent]
+            running = [attempt.key.ref for attempt in lives]
             self._send(Heartbeat(_wire(free), load, running))
             self._pause_unsure = max(0, self._pause_unsure - 1)
+
+    def _disk_changed(self, why_not: str | None) -> None:
+        """Say at once, here and to the coordinator, when there is no room any more or again."""
+        before, self._no_room = self._no_room, why_not
+        if (before is None) == (why_not is None):
+            return
+        text = (
+            "There is room again: work is taken." if why_not is None else f"No new work: {why_not}."
+        )
+        self._out.append(Tell(text))
+        self._beat(self._load)
 
     def _send(self, frame: FromWorker) -> None:
         self._out.append(Send(frame))

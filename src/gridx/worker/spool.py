@@ -110,13 +110,17 @@ class Spool:
             paths = [self._files[key].path for key in keys]
             await asyncio.to_thread(_sync, paths, self.folder)
 
-    def has_room(self) -> bool:
-        """Whether more attempts may be started: within the spool's bound, and the disk's."""
+    def why_no_room(self) -> str | None:
+        """Why no more attempts may be started, for a person; None within both bounds."""
+        if self.size >= self._bytes_max:
+            return f"the spool holds {self.size >> 20} MB of results that nobody has taken yet"
         try:
             free = shutil.disk_usage(self.folder).free
-        except OSError:
-            return False
-        return self.size < self._bytes_max and free >= DISK_FREE_BYTES_MIN
+        except OSError as error:
+            return f"the spool {self.folder} cannot be used ({error.strerror})"
+        if free < DISK_FREE_BYTES_MIN:
+            return f"the disk of {self.folder} is full ({free >> 20} MB are free)"
+        return None
 
     def close(self) -> None:
         """Close every file; nothing is deleted."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from gridx.domain.attempt import Reason
 from gridx.worker.sandbox.base import Limits, Outcome, Program, Sandbox, Stream
 
+ATTEMPT = "11111111-1111-4111-8111-111111111111"
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -55,7 +57,7 @@ async def run(
     seen = watcher or Watcher()
     async with asyncio.timeout(30):
         outcome = await sandbox.run(
-            "11111111-1111-4111-8111-111111111111",
+            ATTEMPT,
             program,
             limits or Limits(timeout_s=10.0),
             seen.emit,

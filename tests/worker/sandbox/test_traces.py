@@ -15,7 +15,7 @@ from gridx.worker.sandbox.base import Limits, Program, Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.sandbox.cgroups import v1, v2
 from tests.worker.sandbox import traces
-from tests.worker.sandbox.runs import Watcher, bash, run
+from tests.worker.sandbox.runs import ATTEMPT, Watcher, bash, run
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -125,6 +125,43 @@ async def test_a_supervisor_that_dies_harms_one_attempt_only(sandbox: Bubblewrap
         await asyncio.to_thread(_wait_until_gone, job)
     assert lost.result().end == (None, Reason.SANDBOX_ERROR), lost.result()
     assert lives.result().stdout == b"ready\nlived\n", lives.result()
+
+
+async def test_a_supervisor_that_is_stuck_does_not_answer_and_can_be_ended(
+    sandbox: Bubblewrap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gridx.worker.sandbox.running.GRACE_S", 0.1)
+    monkeypatch.setattr("gridx.worker.sandbox.running._KILL_TAKES_S", 0.1)
+    watcher, cancel = Watcher(), asyncio.Event()
+    code = "echo ready; sleep 999"
+    async with asyncio.TaskGroup() as tasks:
+        program = Program("bash", code, ("stuck",))
+        stuck = tasks.create_task(run(sandbox, program, cancel=cancel, watcher=watcher))
+        await watcher.until(b"ready")
+        job = _running("stuck")
+        supervisor = _parent_of(job)
+        for _ in range(2):
+            assert await answers(sandbox)
+            os.kill(supervisor, signal.SIGSTOP)
+            assert not await answers(sandbox, within_s=0.3)
+            os.kill(supervisor, signal.SIGCONT)
+        assert await answers(sandbox)
+        os.kill(supervisor, signal.SIGSTOP)
+        cancel.set()
+        for pid in (supervisor, job):
+            await asyncio.to_thread(_wait_until_gone, pid)
+    assert stuck.result().end == (None, Reason.CANCELLED)
+    assert await answers(sandbox), "what is over is told by its end"
+    assert (await bash(sandbox, "echo again")).stdout == b"again\n"
+
+
+async def answers(sandbox: Bubblewrap, within_s: float = 20.0) -> bool:
+    """Whether what watches over the attempt of `run` answers."""
+    try:
+        async with asyncio.timeout(within_s):
+            return await sandbox.answers(ATTEMPT)
+    except TimeoutError:
+        return False
 
 
 async def test_all_dies_with_the_worker_and_the_next_one_sweeps_up() -> None:

@@ -10,7 +10,7 @@ from gridx.domain.attempt import Attempt
 from gridx.domain.job import Job, Limits
 from gridx.domain.ledger import Balance, Movement, StatementLine, is_grids, owner_of
 from gridx.domain.money import format_credits
-from gridx.domain.pricing import Receipt
+from gridx.domain.pricing import Receipt, attempt_verdict
 from gridx.domain.resources import Resources
 from gridx.domain.user import ApiKey
 from gridx.protocol import http
@@ -59,9 +59,11 @@ def whole_job(whole: WholeJob) -> http.JobView:
         stdin=spec.stdin,
         stdout=text(whole.stdout, cut=whole.stdout_truncated),
         stderr=text(whole.stderr, cut=whole.stderr_truncated),
+        not_before=time(spec.not_before),
+        deadline=time(spec.deadline),
         stdout_truncated=whole.stdout_truncated,
         stderr_truncated=whole.stderr_truncated,
-        attempts=[_attempt(attempt) for attempt in whole.attempts],
+        attempts=[_attempt(attempt, whole.job.user_id) for attempt in whole.attempts],
         receipt=None if whole.receipt is None else _receipt(whole.receipt),
     )
 
@@ -83,6 +85,7 @@ def worker(state: WorkerState) -> http.WorkerView:
         resources=_resources(offer.resources),
         free=_resources(state.free),
         load=state.load,
+        why=state.why,
         running=state.running,
         languages=list(offer.languages),
         sandboxes=list(offer.sandboxes),
@@ -179,9 +182,10 @@ def _summary(job: Job) -> dict[str, Any]:
     }
 
 
-def _attempt(attempt: Attempt) -> http.AttemptView:
+def _attempt(attempt: Attempt, submitter: str) -> http.AttemptView:
     usage = attempt.usage
-    return http.AttemptView(
+    says = attempt_verdict(attempt, submitter)
+    return http.AttemptView.model_construct(
         number=attempt.number,
         worker_id=attempt.worker_id,
         status=attempt.status,
@@ -195,6 +199,9 @@ def _attempt(attempt: Attempt) -> http.AttemptView:
             wall_s=usage.wall_s, cpu_s=usage.cpu_s, peak_memory_mb=usage.peak_memory_mb
         ),
         sandbox=attempt.sandbox,
+        billed_s=attempt.billed_us / MICROSECONDS,
+        fault=None if says is None else says.fault,
+        why=None if says is None else says.why,
     )
 
 

@@ -166,6 +166,14 @@ class Sandbox(Protocol):
         """
         ...
 
+    async def answers(self, attempt_id: str) -> bool:
+        """Whether what watches over an attempt that runs is there and answers, asked of it now.
+
+        The caller bounds the waiting: one that is stuck need not be told from one that is slow.
+        True as well while the attempt is made ready and once it is over, which `run` tells.
+        """
+        ...
+
     async def close(self) -> None:
         """End whatever still runs and give everything back."""
         ...

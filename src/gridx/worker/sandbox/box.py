@@ -75,6 +75,13 @@ class Box:
         """
         socket.send_fds(self._line, [wire.SPAWN.pack(slot)], [*files, *groups])
 
+    def end(self, slot: int) -> None:
+        """Have a supervisor killed that does not listen any more."""
+        try:
+            self._line.send(wire.SPAWN.pack(slot))
+        except OSError:
+            return  # the box is gone, and everything in it
+
     def complaint(self) -> str:
         """What the box said on its way out, for a person."""
         return _last_line(self._errors)

@@ -21,6 +21,7 @@ from gridx.telemetry import get_logger
 from gridx.worker.sandbox import rootfs
 from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Program, Report, Stream
 from gridx.worker.sandbox.box import find_bwrap, start_box
+from gridx.worker.sandbox.cell import Cell
 from gridx.worker.sandbox.cgroups import v1, v2
 from gridx.worker.sandbox.cgroups.groups import Allowance, Groups
 from gridx.worker.sandbox.collector import keep
@@ -96,6 +97,7 @@ class Bubblewrap:
             "TMPDIR": wire.TMP,
             "USER": "job",
         }
+        self._cells: dict[str, Cell] = {}
         self._groups: Groups | None = None
         self._pool: Pool | None = None
         self._starting = asyncio.Lock()
@@ -169,16 +171,22 @@ class Bubblewrap:
                 start = self._start(interpreter, program, limits, in_template=in_template)
                 complete = replace(program, env=self._environment | dict(program.env))
                 running = Running(world, limits, emit, self._clock)
+                self._cells[attempt_id] = world.cell
                 end = outcome(await running.run(start, complete, cancel), limits)
                 if program.outputs is not None:
                     with world.cell.work() as work:
                         end = await keep(end, work, program.outputs, cancel, self._clock)
             finally:
+                self._cells.pop(attempt_id, None)
                 pool.give_back_soon(world)
         except (OSError, Unavailable) as failure:
             _log.warning("sandbox_failed", attempt=attempt_id, why=str(failure))
             return _broken(str(failure))
         return end
+
+    async def answers(self, attempt_id: str) -> bool:
+        cell = self._cells.get(attempt_id)
+        return cell is None or await cell.answers()
 
     async def close(self) -> None:
         self._opened = False

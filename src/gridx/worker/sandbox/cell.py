@@ -44,6 +44,10 @@ class Cell:
     def __init__(self, box: Box, slot: int, groups: tuple[int, ...]) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
+        self._box = box
+        self._slot = slot
+        self._answer: asyncio.Future[None] = loop.create_future()
+        self._asked = False
         self.ready: asyncio.Future[str] = loop.create_future()
         self.ended: asyncio.Future[Ended] = loop.create_future()
         self.disk = -1
@@ -81,8 +85,20 @@ class Cell:
         """End every process of the job."""
         self._say(wire.KILL)
 
+    async def answers(self) -> bool:
+        """Whether its supervisor answers, asked now; waits until it does or has ended."""
+        if not self._asked:
+            try:
+                self._line.send(wire.PING)
+            except OSError:  # it reads nothing any more, or has just ended, which `ended` says
+                return self.ended.done()
+            self._asked = True
+        await asyncio.wait((self._answer, self.ended), return_when=asyncio.FIRST_COMPLETED)
+        return True
+
     def give_up(self) -> None:
-        """Stop waiting for an end that does not come."""
+        """Stop waiting for an end that does not come, and end the supervisor itself."""
+        self._box.end(self._slot)
         self._fail("its processes could not be ended")
 
     def disk_used(self) -> int:
@@ -116,7 +132,7 @@ class Cell:
                 os.close(each)
         self._payload = self._stdin = self.disk = -1
         self.pipes.close()
-        for future in (self.ready, self.ended):
+        for future in (self.ready, self.ended, self._answer):
             future.cancel()
 
     def _say(self, order: bytes) -> None:
@@ -134,7 +150,11 @@ class Cell:
             return
         except OSError:
             message, descriptors = b"", []
-        if message == wire.READY:
+        if message == wire.PONG:
+            self._answer.set_result(None)
+            self._answer = self._loop.create_future()
+            self._asked = False
+        elif message == wire.READY:
             (self.disk,) = descriptors
             if not self.ready.done():  # which it is when nobody waits for it any more
                 self.ready.set_result("")

@@ -20,6 +20,8 @@ from gridx.worker.sandbox.inside.wire import (
     JOB_UIDS,
     KILL,
     MESSAGE_BYTES_MAX,
+    PING,
+    PONG,
     READY,
     SHM,
     TERMINATE,
@@ -185,6 +187,8 @@ class _Watch:
             os.kill(self._reaper, signal.SIGTERM)
         elif message == KILL:
             os.kill(self._reaper, signal.SIGKILL)
+        elif message == PING:
+            self._worker.send(PONG)
         elif message.startswith(WAIT):
             self._to_job.send(message)
         elif message:

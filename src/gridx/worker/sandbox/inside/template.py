@@ -1,7 +1,7 @@
 """The template: waits in the box and forks one supervisor for each attempt; it never sees a job.
 
-It takes messages of `SPAWN` with the attempt's socket and the control groups to join, nothing else,
-and ends when the worker's end of its own socket does; the kernel then ends all it started.
+It takes messages of `SPAWN` with what an attempt needs open, or with nothing to end what runs in that
+slot, and ends when the worker's end of its own socket does; the kernel then ends all it started.
 """
 
 import gc
@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 from gridx.worker.sandbox.inside import filter as calls
@@ -46,16 +47,34 @@ def main(descriptor: int, first_host_uid: int | None, modules_at_start: frozense
     gc.collect()
     gc.freeze()
     worker.send(READY)
+    supervisors: dict[int, int] = {}
     while True:
         message, descriptors, _, _ = socket.recv_fds(worker, _MESSAGE_BYTES_MAX, _DESCRIPTORS_MAX)
         if not message:
             os._exit(0)
-        _spawn(worker, common, message, descriptors)
+        (slot,) = SPAWN.unpack(message)
+        if (before := supervisors.pop(slot, None)) is not None:
+            if not descriptors:
+                _end(before)
+            os.close(before)
+        if descriptors:
+            pid = _spawn(worker, common, slot, descriptors)
+            with suppress(ProcessLookupError):  # it died at once, which its socket tells
+                supervisors[slot] = os.pidfd_open(pid)
 
 
-def _spawn(worker: socket.socket, common: Setup, message: bytes, descriptors: list[int]) -> None:
-    (slot,) = SPAWN.unpack(message)
-    if os.fork() == 0:
+def _end(supervisor: int) -> None:
+    """Kill a supervisor, and with it everything in its world."""
+    try:
+        signal.pidfd_send_signal(supervisor, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it has just ended by itself
+
+
+def _spawn(worker: socket.socket, common: Setup, slot: int, descriptors: list[int]) -> int:
+    """Fork a supervisor; its process id."""
+    pid = os.fork()
+    if pid == 0:
         try:
             worker.close()
             attempt, payload, *streams = descriptors[:SPAWN_DESCRIPTORS]
@@ -71,6 +90,7 @@ def _spawn(worker: socket.socket, common: Setup, message: bytes, descriptors: li
             os._exit(1)
     for each in descriptors:
         os.close(each)
+    return pid
 
 
 def _hide_uptime() -> None:

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 READY = b"ready"
 TERMINATE = b"terminate"
 KILL = b"kill"
+PING = b"ping"
+PONG = b"pong"
+"""What a supervisor answers to `PING`: it is there, and not stuck."""
 
 SPAWN = struct.Struct("=I")
 """The slot of an attempt: no two that run at the same time share one. Its descriptors: the
-attempt's socket, payload, stdin, stdout, stderr, and the control groups to join."""
+attempt's socket, payload, stdin, stdout, stderr, and the control groups to join; without any it ends
+what runs in the slot, whatever its supervisor does."""
 
 SPAWN_DESCRIPTORS = 5
 """How many of these there are before the control groups."""

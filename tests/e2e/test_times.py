@@ -1,0 +1,73 @@
+"""The times of a job, and what is tried again, through the API and over a restart."""
+
+from datetime import UTC, datetime, timedelta
+
+from tests.e2e.conftest import OpenHouse
+from tests.e2e.house import House
+from tests.e2e.people import Person, until
+from tests.e2e.sockets import by_hand
+
+NOWHERE = {"label:site": "nowhere"}
+
+
+def moment(in_s: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=in_s)).isoformat()
+
+
+def test_a_job_begins_at_its_time_and_not_before(alice: Person) -> None:
+    at = moment(2)
+    job_id = alice.submit("print(1)", not_before=at)
+    assert alice.job(job_id)["status"] == "queued"
+    job = alice.final(job_id)
+    assert job["status"] == "succeeded"
+    assert datetime.fromisoformat(job["not_before"]) == datetime.fromisoformat(at)
+    assert datetime.fromisoformat(job["started_at"]) >= datetime.fromisoformat(at)
+
+
+def test_a_job_that_nobody_began_by_its_deadline_is_given_up(alice: Person) -> None:
+    before = alice.balance()
+    at = moment(1)
+    job_id = alice.submit("print(1)", require=NOWHERE, deadline=at)
+    job = alice.final(job_id, 15)
+    assert (job["status"], job["reason"], job["cost"]) == ("failed", "expired", "0.000000")
+    assert datetime.fromisoformat(job["finished_at"]) >= datetime.fromisoformat(at)
+    assert job["receipt"]["fault"] == "grid"
+    assert alice.balance() == before
+
+
+def test_a_job_that_runs_outlives_its_deadline(alice: Person) -> None:
+    job_id = alice.submit("import time; print('up', flush=True); time.sleep(4)", deadline=moment(3))
+    alice.printed(job_id, "up")
+    assert alice.final(job_id)["status"] == "succeeded"
+
+
+def test_times_hold_over_a_restart(open_house: OpenHouse) -> None:
+    house = open_house()
+    alice = house.person("alice")
+    house.person("olive")
+    house.worker("olive")
+    held = alice.submit("print('held')", not_before=moment(6))
+    late = alice.submit("print('late')", require=NOWHERE, deadline=moment(5))
+    assert house.process is not None
+    house.process.kill()
+    house.process.close()
+    house.start()
+    assert alice.final(late, 30)["reason"] == "expired"
+    job = alice.final(held, 30)
+    assert (job["status"], job["stdout"]) == ("succeeded", "held\n")
+    assert job["started_at"] >= job["not_before"]
+
+
+def test_a_worker_that_says_running_for_ever_loses_the_job(house: House, alice: Person) -> None:
+    owner = house.person()
+    with by_hand(house.url, owner.token, label=owner.user_id) as worker:
+        job_id = alice.submit(
+            require={"label:site": owner.user_id}, limits={"timeout_s": 0.1}, max_attempts=1
+        )
+        worker.start(worker.assigned())
+        until(
+            lambda: worker.heartbeat() or alice.job(job_id)["status"] == "failed", "it is lost", 40
+        )
+    job = alice.job(job_id)
+    assert (job["reason"], job["cost"]) == ("lost", "0.000000")
+    assert (job["attempts"][0]["fault"], job["receipt"]["fault"]) == ("worker", "worker")
