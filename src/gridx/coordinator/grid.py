@@ -143,13 +143,16 @@ class Grid:
         await self.jobs.cancel_all_of(user_id)
 
     async def healthy(self) -> bool:
-        """Whether the store answers within two seconds."""
+        """Whether the store answers within two seconds, and takes what is written.
+
+        The reaper writes all the time, so that what it last said of writing is of this moment.
+        """
         try:
             async with asyncio.timeout(_HEALTH_TIMEOUT_S):
                 await self._database.read(users.any_user)
         except Exception:  # noqa: BLE001  (whatever it is, it is not healthy)
             return False
-        return True
+        return self._database.takes_writes
 
     async def status(self) -> GridStatus:
         """Counts, at most a second old."""

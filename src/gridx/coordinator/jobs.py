@@ -398,11 +398,8 @@ class Jobs:
                 waiting = changes.job(state)
             changes.finish(waiting, Next(JobStatus.CANCELLED))
         outcome = changes.save()
-        outcome.cancelling = [
-            changes.job(s)
-            for s in states
-            if s.status is JobStatus.RUNNING and not s.cancel_requested
-        ]
+        # Also those asked before: the worker may not have been told, if the database went away.
+        outcome.cancelling = [changes.job(s) for s in states if s.status is JobStatus.RUNNING]
         return changes.job(states[0]), outcome
 
 

@@ -169,6 +169,7 @@ class Session:
         self.keep: tuple[KeptLease, ...] = ()
         self.drop: tuple[LeaseKey, ...] = ()
         self.live: dict[str, Live] = {}
+        self.told_to_cancel: set[str] = set()
         self._taken = NOTHING
         self.load: float | None = None
         self.heard_s = clock.monotonic()
@@ -263,6 +264,7 @@ class Session:
     def release(self, lease: str) -> Live | None:
         """The attempt of this lease is over: its room is free again."""
         self._unlisted.pop(lease, None)
+        self.told_to_cancel.discard(lease)
         live = self.live.pop(lease, None)
         if live is not None:
             self._taken = self._taken.minus(live.resources)

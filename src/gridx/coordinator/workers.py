@@ -215,6 +215,9 @@ class Workers:
                 self._send_cancel(session, session.live[job.lease].key)
 
     def _send_cancel(self, session: Session, key: LeaseKey) -> None:
+        if key.lease in session.told_to_cancel:
+            return
+        session.told_to_cancel.add(key.lease)
         session.order(LeaseOrder("cancel", key))
         self._tasks.start(f"cancel-{key.job_id}", self._cancel_deadline(session, key))
 

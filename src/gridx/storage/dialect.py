@@ -17,7 +17,20 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from gridx.domain.errors import InvalidInput
 
 READ_ONLY = "read_only"
-_CONNECT_TIMEOUT_S = 2
+_CONNECT = {
+    "connect_timeout": 2,  # seconds; no driver takes less
+    "application_name": "gridx",
+    # A peer that is gone without a word is noticed by the kernel, too, on each side.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+_ON_SERVER = (
+    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; "
+    # What a coordinator that vanished had locked is free again after this.
+    "SET idle_in_transaction_session_timeout = '30s'"
+)
 
 
 def parse_url(url: str) -> URL:
@@ -49,14 +62,16 @@ def make_engine(url: str, connections: int) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(
+    engine = create_engine(
         parsed,
         pool_size=connections,
         max_overflow=0,
         pool_pre_ping=True,
         hide_parameters=True,  # they hold code and secrets, and errors are logged
-        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "gridx"},
+        connect_args=_CONNECT,
     )
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
 
 
 def is_sqlite(target: Connection | Engine) -> bool:
@@ -78,6 +93,11 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    connection.execute(_ON_SERVER)
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -160,6 +180,14 @@ def is_contention(error: DBAPIError) -> bool:
 def was_overtaken(error: DBAPIError) -> bool:
     """Whether another transaction stored the same key first: tried again, this one will see it."""
     return getattr(error.orig, "sqlstate", None) == "23505"
+
+
+def is_rolled_back(error: DBAPIError) -> bool:
+    """Whether the database itself said of a COMMIT that it did not happen; else nobody knows."""
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:  # a server that ends may have committed before it said so
+        return state[:2] not in ("08", "57", "58")
+    return any(sign in str(error.orig) for sign in ("database is locked", "disk is full"))
 
 
 _SQLITE_AWAY = (
