@@ -5,6 +5,7 @@ billed. Every test leaves an exact ledger behind.
 """
 
 import shutil
+import signal
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.e2e.house import House
 from tests.e2e.people import Person
+from tests.support.postgres import PostgresServer, postgres_server
 
 OpenHouse = Callable[..., House]
 
@@ -68,3 +70,18 @@ def open_house(tmp_path: Path, made_store: Path) -> Generator[OpenHouse]:
             return stack.enter_context(opened(tmp_path, made_store, *flags, **settings))
 
         yield open_one
+
+
+@pytest.fixture
+def postgres_house(tmp_path: Path) -> Generator[tuple[House, PostgresServer]]:
+    """A house on a PostgreSQL server of its own."""
+    with postgres_server() as server:
+        house = House(tmp_path, server.url(server.create()))
+        house.initialise()
+        house.start()
+        try:
+            yield house, server
+        finally:
+            house.close()
+            server.process.stop(signal.SIGINT)
+            server.process.close()

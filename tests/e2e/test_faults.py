@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import OpenHouse
 from tests.e2e.house import House
 from tests.e2e.people import Person, until
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.postgres import PostgresServer
 from tests.support.processes import Process, is_alive
 from tests.support.proxy import proxy_to
 
@@ -172,21 +172,6 @@ def stopped(server: PostgresServer) -> Generator[None]:
     words = server.process.command
     server.process = Process(*words, cwd=Path("/"), user=user, group=group)
     server.process.wait_for("ready to accept connections")
-
-
-@pytest.fixture
-def postgres_house(tmp_path: Path) -> Generator[tuple[House, PostgresServer]]:
-    """A house on a PostgreSQL server of its own."""
-    with postgres_server() as server:
-        house = House(tmp_path, server.url(server.create()))
-        house.initialise()
-        house.start()
-        try:
-            yield house, server
-        finally:
-            house.close()
-            server.process.stop(signal.SIGINT)
-            server.process.close()
 
 
 def test_a_database_restarted(postgres_house: tuple[House, PostgresServer]) -> None:

@@ -5,6 +5,7 @@ SQLite is opened in WAL mode with `synchronous=FULL` (acknowledged means durable
 driver's own transactions, loses updates. PostgreSQL runs READ COMMITTED with row locks.
 """
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event, func, se
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import NullPool
 
 from gridx.domain.errors import InvalidInput
 
@@ -72,6 +74,21 @@ def make_engine(url: str, connections: int) -> Engine:
     )
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
+
+
+def make_looking_engine(file: Path) -> Engine:
+    """An engine that reads a SQLite file and changes nothing, not even beside it.
+
+    A file that is in use is read with its log; one that is not is read as it lies there.
+    """
+    lies_still = not file.with_name(f"{file.name}-wal").exists()
+    uri = f"{file.absolute().as_uri()}?mode=ro{'&immutable=1' if lies_still else ''}"
+    return create_engine(
+        URL.create("sqlite", database=str(file)),
+        creator=lambda: sqlite3.connect(uri, uri=True, check_same_thread=False),
+        poolclass=NullPool,
+        hide_parameters=True,
+    )
 
 
 def is_sqlite(target: Connection | Engine) -> bool:
@@ -149,10 +166,30 @@ class ManyRows:
         return str(compiled), None if names is None else tuple(names)
 
 
+_NEXT_NUMBER = text(
+    """
+    SELECT 1 + max((SELECT coalesce(max(number), 0) FROM jobs),
+                   (SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM grid WHERE name = 'last_job'))
+    """
+)
+
+
+def keep_job_numbers(connection: Connection) -> None:
+    """Before jobs are removed: no number is ever given twice."""
+    if is_sqlite(connection):
+        connection.execute(
+            text(
+                "INSERT INTO grid (name, value) SELECT 'last_job', max(number) FROM jobs "
+                "WHERE true ON CONFLICT (name) DO UPDATE SET value = "
+                "max(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))"
+            )
+        )
+
+
 def next_job_numbers(connection: Connection, count: int) -> Sequence[int]:
     """`count` fresh job numbers, growing."""
     if is_sqlite(connection):
-        first = connection.scalar(text("SELECT coalesce(max(number), 0) + 1 FROM jobs")) or 1
+        first = connection.scalar(_NEXT_NUMBER) or 1
         return range(first, first + count)
     rows = connection.execute(
         text("SELECT nextval('job_number') FROM generate_series(1, :count)"), {"count": count}
