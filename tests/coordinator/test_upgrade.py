@@ -39,7 +39,7 @@ async def test_an_old_grid_goes_on(driver: Driver) -> None:
     alice = await driver.grid.users.authenticate(SECRET)
     done = await driver.job(alice, DONE)
     assert (done.job.status, done.job.cost, done.stdout) == (
-        JobStatus.SUCCEEDED, COST, "of the first days\n",
+        JobStatus.SUCCEEDED, COST, b"of the first days\n",
     )  # fmt: skip
     olive = await driver.login("olive")
     hand = await driver.worker(olive, slots=4)

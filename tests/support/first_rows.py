@@ -70,7 +70,7 @@ def _job(number: int, job_id: str, user_id: str, status: str, **more: Any) -> di
         "spec": '{"language":"python","resources":{"cpus":1.0,"memory_mb":256,"gpus":0,'
                 '"disk_mb":256},"limits":{"timeout_s":60.0,"output_bytes":1048576,'
                 '"processes":64},"tags":["old"]}',
-        "shape": "0" * 32, "priority": 0, "max_attempts": 3, "retry_on_failure": False,
+        "shape": "433d101b833ef25dfb924f392b6e0558", "priority": 0, "max_attempts": 3, "retry_on_failure": False,
         "waiting": False, "attempt": 1, "attempts_counted": 1, "cancel_requested": False,
         "price_per_second": 10_625, "reward_ppm": 850_000, "min_cost": 5_000, "held": HOLD,
         "limit_us": 60_000_000, "created_at": AT, "queued_at": AT, **more,
