@@ -131,7 +131,13 @@ async def test_output_ages_out_before_its_job(
     await sweep(aging)
     assert await aging.grid.watch.logs(alice, young, None) == b"hello\n"
     assert (await aging.job(alice, old)).job.exit_code == 0
-    assert await aging.grid.watch.logs(alice, old, None) == b""
+    assert (await rows_of(aging))["output"] == 1
+    await aging.restart(retention=AGES)
+    whole = await aging.job(alice, old)
+    assert (whole.stdout, whole.stdout_truncated) == (b"", True), "not as if it had written nothing"
+    with pytest.raises(NotFound, match="aged out"):
+        await aging.grid.watch.logs(alice, old, None)
+    assert await aging.grid.watch.logs(alice, young, None) == b"hello\n"
 
 
 async def test_many_go_in_small_batches(

@@ -98,7 +98,7 @@ class Grid:
         )
         self.users = Users(self._database, clock, policy, suspended=self._after_suspension)
         self.accounts = Accounts(self._database, clock)
-        self.watch = Watch(self._database, self._bus)
+        self.watch = Watch(self._database, self._bus, clock, policy.retention)
         self._reaper = Reaper(
             self._database,
             clock,

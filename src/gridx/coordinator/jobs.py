@@ -1,5 +1,6 @@
 """Jobs: submitting, reading, waiting for, cancelling and retrying them."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -280,9 +281,17 @@ class Jobs:
     # -------------------------------------------------------------- reading
 
     async def get(self, who: Principal, job_id: str) -> WholeJob:
-        """A job with everything about it. Raises `NotFound`, `Denied` for another's."""
+        """A job with everything about it. Raises `NotFound`, `Denied` for another's.
+
+        Of output that has aged out nothing is left: both streams are empty and truncated.
+        """
         who.need(Scope.JOBS)
-        return await self._database.read(lambda connection: _whole(connection, who, job_id))
+        whole = await self._database.read(lambda connection: _whole(connection, who, job_id))
+        if self._policy.retention.output_is_gone(whole.job.finished_at, self._clock.now()):
+            return dataclasses.replace(
+                whole, stdout=b"", stderr=b"", stdout_truncated=True, stderr_truncated=True
+            )
+        return whole
 
     async def list_jobs(
         self, who: Principal, chosen: JobFilter, limit: int, cursor: str | None

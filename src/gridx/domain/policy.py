@@ -17,6 +17,10 @@ class Retention:
     output_s: float = 30 * 86_400.0
     answers_s: float = 86_400.0
 
+    def output_is_gone(self, finished_at: int | None, now: int) -> bool:
+        """Whether what a job wrote has aged out, be it removed by now or not (microseconds)."""
+        return finished_at is not None and (now - finished_at) / 1e6 > self.output_s
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:

@@ -5,8 +5,9 @@ costs one query and does not even import Alembic. A SQLite file is looked at bef
 opening it for a grid changes it: what is foreign, newer, empty or damaged stays as it is, to the byte.
 """
 
+import sqlite3
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def migrate(engine: Engine) -> None:
     file, before anything of it is changed, and `Unavailable` when it cannot be reached.
     """
     with _explained(engine):
-        _look_first(engine, _check_structure)
+        if _look_first(engine) is not None:
+            _check_structure(engine)
         with engine.connect() as connection, connection.begin():
             lock_schema(connection)
             if version_of(connection) != HEAD:
@@ -99,21 +101,21 @@ def _damaged(name: str) -> InvalidInput:
 # ------------------------------------------------------------------ a file, before it is opened
 
 
-def _look_first(engine: Engine, check: Callable[[Connection], None] = lambda _: None) -> None:
-    """Refuse a SQLite file that is not a grid's as it lies there: opening it would change it."""
-    if not is_sqlite(engine):
-        return
+def _look_first(engine: Engine) -> str | None:
+    """The version of a SQLite file; refuses what is not a grid's as it lies there.
+
+    Opening it for a grid would change it.
+    """
     file = Path(engine.url.database or "")
-    if not file.exists():
-        return
+    if not is_sqlite(engine) or not file.exists():
+        return None
     if not _filled_soon(file):
         raise InvalidInput(
             f"{file} is empty or torn, or no database at all: remove it if a new grid is meant, "
             "or put a backup in its place (`gridx restore FILE`); nothing in it was changed"
         )
     with looking_at(file) as connection:
-        if version_of(connection) is not None:
-            check(connection)
+        return version_of(connection)
 
 
 def _filled_soon(file: Path) -> bool:
@@ -129,26 +131,30 @@ def _filled_soon(file: Path) -> bool:
     return False
 
 
-def _check_structure(connection: Connection) -> None:
+def _check_structure(engine: Engine) -> None:
     """Refuse a file whose pages do not fit together, as far as that shows in a bounded time.
 
     A start must not wait for a database of many gigabytes; `gridx backup` checks all of it.
     """
-    driver = connection.connection.dbapi_connection
-    assert driver is not None
-    timer = threading.Timer(_CHECK_S, driver.interrupt)
-    timer.start()
-    try:
-        found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-    except DBAPIError as error:
-        if "interrupted" not in str(error.orig):
-            raise
-        _log.info("database_checked_in_part", seconds=_CHECK_S)
-        return
-    finally:
-        timer.cancel()
+    with engine.connect() as connection:
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        timer = threading.Timer(_CHECK_S, driver.interrupt)
+        timer.start()
+        try:
+            cursor = driver.execute("PRAGMA quick_check(1)")
+            (found,) = cursor.fetchone()
+        except sqlite3.OperationalError as error:
+            if "interrupted" not in str(error):
+                raise _damaged(_name(engine)) from error
+            _log.info("database_checked_in_part", seconds=_CHECK_S)
+            return
+        except sqlite3.DatabaseError as error:
+            raise _damaged(_name(engine)) from error
+        finally:
+            timer.cancel()
     if found != "ok":
-        raise _damaged(_name(connection.engine))
+        raise _damaged(_name(engine))
 
 
 def version_of(connection: Connection) -> str | None:
