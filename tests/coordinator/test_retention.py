@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy import Connection, select
 
+from gridx.clock import ManualClock
 from gridx.coordinator import retention
 from gridx.coordinator.grid import verify_store
 from gridx.coordinator.idempotency import IdempotencyKey
@@ -43,14 +44,17 @@ async def rich(driver: Driver) -> Principal:
     return await driver.user("rich", 1_000_000_000)
 
 
+class Sleepless(ManualClock):
+    """Pauses pass by themselves."""
+
+    async def sleep(self, seconds: float) -> None:
+        assert seconds == retention._PAUSE_S
+
+
 async def sweep(driver: Driver, ages: Retention = AGES) -> None:
-    """One sweep, whose pauses pass by themselves."""
-    loop = retention.RetentionLoop(driver.grid._database, driver.clock, ages)
-    work = asyncio.ensure_future(loop.sweep())
-    while not work.done():
-        await asyncio.sleep(0)
-        driver.clock.advance(retention._PAUSE_S)
-    await work
+    """One sweep, now."""
+    clock = Sleepless(start=driver.clock.now())
+    await retention.RetentionLoop(driver.grid._database, clock, ages).sweep()
 
 
 async def finished_job(driver: Driver, who: Principal, owner: Principal) -> str:
