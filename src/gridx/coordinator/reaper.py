@@ -1,8 +1,9 @@
 """The reaper: what must happen when nobody does anything.
 
 Renews the leases of workers connected here, declares those of silent workers lost, expires jobs that
-waited too long. Every coordinator runs one; rows are shared by locks that skip what is in use. After its own start, and after the wall clock jumped, a reaper waits a lease's
-time before it trusts what the database says about silence.
+waited too long. Every coordinator runs one; rows are shared by locks that skip what is in use. After
+its own start, and after the wall clock jumped, a reaper waits a lease's time before it trusts what
+the database says about silence.
 """
 
 from collections.abc import Callable, Sequence

@@ -18,6 +18,7 @@ import asyncio
 import os
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -50,10 +51,10 @@ class Pulse:
         self.away = False
         self._asking = asking
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gridx-pulse")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is collected inside comes back to it
         self._open: dict[int, tuple[int, socket.socket]] = {}
         for each in (engine, asking):
-            event.listen(each, "connect", self._opened)
+            event.listen(each, "connect", self._opened, insert=True)  # before its first statement
             event.listen(each, "close", self._closed)
 
     async def watch(self, waiting_since: Callable[[], float | None]) -> None:
@@ -113,9 +114,14 @@ class Pulse:
         handle = socket.socket(fileno=os.dup(connection.fileno()))
         with self._lock:
             self._open[id(connection)] = (connection.info.backend_pid, handle)
+        # Of a connection whose first statements fail nobody says that it was closed.
+        weakref.finalize(connection, self._forget, id(connection))
 
     def _closed(self, connection: Any, _record: object) -> None:
+        self._forget(id(connection))
+
+    def _forget(self, key: int) -> None:
         with self._lock:
-            _, handle = self._open.pop(id(connection), (0, None))
+            _, handle = self._open.pop(key, (0, None))
         if handle is not None:
             handle.close()
