@@ -18,6 +18,7 @@ from gridx.domain.errors import Detail, InvalidInput
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Age = Positive | Literal["forever"]
 
 VARIABLES = frozenset(
     {
@@ -121,6 +122,18 @@ class WorkersSettings(Section):
     disk_mb_max: Count = 16_777_216
 
 
+class RetentionSettings(Section):
+    """How long what is over is kept, in seconds, or `forever`; the ledger is always kept for ever.
+
+    `jobs_s`: a final job with all that belongs to it, from its end. `output_s`: what attempts of a final
+    job wrote, from its end, if that is sooner. `answers_s`: what an `Idempotency-Key` was answered.
+    """
+
+    jobs_s: Age = 90 * 86_400.0
+    output_s: Age = 30 * 86_400.0
+    answers_s: Age = 86_400.0
+
+
 class LogSettings(Section):
     """How programs log."""
 
@@ -138,6 +151,7 @@ class Settings(Section):
     pricing: PricingSettings = PricingSettings()
     limits: LimitSettings = LimitSettings()
     workers: WorkersSettings = WorkersSettings()
+    retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
 
     @property

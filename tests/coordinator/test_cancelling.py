@@ -207,6 +207,24 @@ async def test_a_second_cancel_changes_nothing(
         await cancel(driver, alice, job_id)
 
 
+async def test_a_cancel_that_was_stored_unseen_is_told_when_it_is_asked_for_again(
+    driver: Driver, alice: Principal, bob: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database went away after the commit: the submitter got 503, and asks again."""
+    job_id, hand = await running(driver, alice, bob)
+    attempt = await hand.attempt()
+    await hand.start(attempt)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.grid.jobs, "_committed", bool)
+        await cancel(driver, alice, job_id)
+    assert hand.nothing_told()
+    await cancel(driver, alice, job_id)
+    await hand.told("cancel", attempt.key)
+    await hand.report(finished(attempt.key, 1, reason=Reason.CANCELLED, exit_code=None))
+    await hand.told("ack", attempt.key)
+    assert (await driver.final(alice, job_id)).job.status is CANCELLED
+
+
 async def test_only_the_submitter_and_administrators_cancel(
     driver: Driver, alice: Principal, bob: Principal, admin: Principal
 ) -> None:

@@ -310,7 +310,7 @@ async def test_an_end_in_the_blink_of_an_eye_is_not_missed(
         return await real(self, 0.01)
 
     monkeypatch.setattr(_LocalListener, "wait", wait)
-    watch = Watch(Watched(), driver.grid._bus)  # type: ignore[arg-type]
+    watch = Watch(Watched(), driver.grid._bus, driver.clock, driver.policy.retention)  # type: ignore[arg-type]
     events = await rest(watch.follow_events(alice, job_id, None))
     assert seen(events) == [QUEUED, JobStatus.CANCELLED]
 

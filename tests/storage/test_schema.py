@@ -169,27 +169,6 @@ def test_a_newer_grids_database_is_refused_untouched(database_url: str) -> None:
     engine.dispose()
 
 
-def test_a_file_that_is_no_database_is_refused_untouched(tmp_path: Path) -> None:
-    file = tmp_path / "grid.db"
-    file.write_bytes(b"Dear diary, " * 1_000)
-    engine = make_engine(f"sqlite:///{file}", 1)
-    with pytest.raises(InvalidInput, match="damaged or not a database"):
-        schema.migrate(engine)
-    engine.dispose()
-    assert file.read_bytes() == b"Dear diary, " * 1_000
-
-
-def test_a_torn_file_is_refused(sqlite_template: Path, tmp_path: Path) -> None:
-    whole = sqlite_template.read_bytes()
-    file = tmp_path / "grid.db"
-    # The first page, which says that there are more, and then nonsense.
-    file.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
-    engine = make_engine(f"sqlite:///{file}", 1)
-    with pytest.raises(InvalidInput, match="damaged or not a database"):
-        schema.migrate(engine)
-    engine.dispose()
-
-
 def test_a_migration_that_fails_leaves_nothing(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,12 @@ class Proxy:
         if back:
             self._back.clear()
 
+    def strand(self) -> None:
+        """Let nothing more through on what is open, for ever; new connections are well."""
+        self.freeze()
+        self._forth, self._back = asyncio.Event(), asyncio.Event()
+        self.resume()
+
     def resume(self) -> None:
         """Undo `freeze` and `cut`."""
         self._is_cut = False

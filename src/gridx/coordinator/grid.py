@@ -5,6 +5,7 @@ A server makes one `Grid`, opens it, calls its use cases, and closes it.
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 from gridx.bus.local import make_bus
 from gridx.clock import MICROSECONDS, Clock
@@ -16,19 +17,27 @@ from gridx.coordinator.jobs import Jobs
 from gridx.coordinator.metrics import Metrics
 from gridx.coordinator.reaper import Reaper
 from gridx.coordinator.recorder import Recorder
+from gridx.coordinator.retention import RetentionLoop
 from gridx.coordinator.users import Users
 from gridx.coordinator.watch import Watch
 from gridx.coordinator.workers import Workers
 from gridx.domain.attempt import Reason
+from gridx.domain.errors import InvalidInput
 from gridx.domain.ledger import Verification
 from gridx.domain.policy import Policy
-from gridx.storage import jobs, ledger, requests, users, workers
+from gridx.storage import archive, jobs, ledger, requests, users, workers
+from gridx.storage.archive import Examined, Progress, Restored
 from gridx.storage.database import Connection, Database
-from gridx.storage.dialect import make_engine
+from gridx.storage.dialect import make_engine, parse_url
 from gridx.storage.schema import migrate as migrate_schema
 from gridx.storage.schema import need_current
 from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
+
+__all__ = [
+    "Examined", "Grid", "GridStatus", "Progress", "Restored", "back_up_store", "initialise",
+    "issue_local_token", "migrate", "restore_store", "verify_store",
+]  # fmt: skip
 
 _log = get_logger(__name__)
 _HEALTH_TIMEOUT_S = 2.0
@@ -92,7 +101,7 @@ class Grid:
         )
         self.users = Users(self._database, clock, policy, suspended=self._after_suspension)
         self.accounts = Accounts(self._database, clock)
-        self.watch = Watch(self._database, self._bus)
+        self.watch = Watch(self._database, self._bus, clock, policy.retention)
         self._reaper = Reaper(
             self._database,
             clock,
@@ -101,6 +110,7 @@ class Grid:
             sessions=self._dispatcher.sessions,
             committed=self._committed,
         )
+        self._retention = RetentionLoop(self._database, clock, policy.retention)
 
     async def open(self) -> None:
         """Migrate the store and start the loops.
@@ -112,6 +122,7 @@ class Grid:
         self._tasks.start("dispatcher", self._dispatcher.run())
         self._tasks.start("delays", self._delays.run())
         self._tasks.start("reaper", self._reaper.run())
+        self._tasks.start("retention", self._retention.run())
 
     async def close(self) -> None:
         """End sessions and loops, finish what was handed to the store, close it."""
@@ -149,13 +160,16 @@ class Grid:
         await self.jobs.cancel_all_of(user_id)
 
     async def healthy(self) -> bool:
-        """Whether the store answers within two seconds."""
+        """Whether the store answers within two seconds, and takes what is written.
+
+        The reaper writes all the time, so that what it last said of writing is of this moment.
+        """
         try:
             async with asyncio.timeout(_HEALTH_TIMEOUT_S):
                 await self._database.read(users.any_user)
         except Exception:  # noqa: BLE001  (whatever it is, it is not healthy)
             return False
-        return True
+        return self._database.takes_writes
 
     async def status(self) -> GridStatus:
         """Counts, at most a second old."""
@@ -229,3 +243,25 @@ def verify_store(policy: Policy) -> Verification:
                 return ledger.verify(connection)
     finally:
         engine.dispose()
+
+
+def back_up_store(
+    policy: Policy, file: Path, now: int, *, force: bool, progress: Progress
+) -> Examined:
+    """Copy a SQLite store to `file`, also while a grid runs on it; see `archive.back_up`."""
+    return archive.back_up(_file_of(policy), file, now, force=force, progress=progress)
+
+
+def restore_store(policy: Policy, file: Path, stamp: str, progress: Progress) -> Restored:
+    """Put a backup in the place of a SQLite store on which nothing runs; see `archive.restore`."""
+    return archive.restore(file, _file_of(policy), stamp, progress)
+
+
+def _file_of(policy: Policy) -> Path:
+    url = parse_url(policy.storage_url)
+    if url.get_backend_name() != "sqlite":
+        raise InvalidInput(
+            "This grid is on PostgreSQL, which has its own tools: pg_dump and pg_restore, as "
+            "docs/guides/administrator.md says"
+        )
+    return Path(url.database or "")

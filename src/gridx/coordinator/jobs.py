@@ -1,5 +1,6 @@
 """Jobs: submitting, reading, waiting for, cancelling and retrying them."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -296,9 +297,17 @@ class Jobs:
     # -------------------------------------------------------------- reading
 
     async def get(self, who: Principal, job_id: str) -> WholeJob:
-        """A job with everything about it. Raises `NotFound`, `Denied` for another's."""
+        """A job with everything about it. Raises `NotFound`, `Denied` for another's.
+
+        Of output that has aged out nothing is left: both streams are empty and truncated.
+        """
         who.need(Scope.JOBS)
-        return await self._database.read(lambda connection: _whole(connection, who, job_id))
+        whole = await self._database.read(lambda connection: _whole(connection, who, job_id))
+        if self._policy.retention.output_is_gone(whole.job.finished_at, self._clock.now()):
+            return dataclasses.replace(
+                whole, stdout=b"", stderr=b"", stdout_truncated=True, stderr_truncated=True
+            )
+        return whole
 
     async def list_jobs(
         self, who: Principal, chosen: JobFilter, limit: int, cursor: str | None
@@ -414,11 +423,8 @@ class Jobs:
                 waiting = changes.job(state)
             changes.finish(waiting, Next(JobStatus.CANCELLED))
         outcome = changes.save()
-        outcome.cancelling = [
-            changes.job(s)
-            for s in states
-            if s.status is JobStatus.RUNNING and not s.cancel_requested
-        ]
+        # Also those asked before: the worker may not have been told, if the database went away.
+        outcome.cancelling = [changes.job(s) for s in states if s.status is JobStatus.RUNNING]
         return changes.job(states[0]), outcome
 
 

@@ -2,9 +2,9 @@
 
 Renews the leases of workers connected here, declares those of silent workers lost and those that were
 let go of or overrun, gives workers that were set aside another chance, expires jobs that waited too
-long, forgets what has aged out. Every coordinator runs one; rows are shared by locks that
-skip what is in use. After its own start, and after the wall clock jumped, a reaper waits a lease's
-time before it trusts what the database says about silence.
+long. Every coordinator runs one; rows are shared by locks that skip what is in use. After its own
+start, and after the wall clock jumped, a reaper waits a lease's time before it trusts what the
+database says about silence.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,6 @@ from gridx.telemetry import get_logger
 _log = get_logger(__name__)
 _BATCH = 500
 _JUMP_S = 2.0
-_FORGET_EVERY_S = 60.0
-_ANSWERS_KEPT_S = 86_400.0
 
 
 class Reaper:
@@ -49,7 +47,7 @@ class Reaper:
         self._committed = committed
         self._trusted_from_s = clock.monotonic() + policy.lease_s
         self._offset_s = self._offset()
-        self._forgot_s = self._reconciled_s = clock.monotonic()
+        self._reconciled_s = clock.monotonic()
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -74,9 +72,6 @@ class Reaper:
             await self._until_done(self._reap)
             await self._reconcile()
         await self._until_done(self._expire)
-        if self._clock.monotonic() - self._forgot_s >= _FORGET_EVERY_S:
-            self._forgot_s = self._clock.monotonic()
-            await self._database.write(self._forget)
 
     def _offset(self) -> float:
         return self._clock.now() / MICROSECONDS - self._clock.monotonic()
@@ -195,8 +190,3 @@ class Reaper:
         for job in {job.number: changes.job(job) for job in (*late, *old)}.values():
             changes.finish(job, Next(JobStatus.FAILED, Reason.EXPIRED))
         return _BATCH in (len(late), len(old)), changes.save()
-
-    def _forget(self, connection: Connection) -> None:
-        now = self._clock.now()
-        requests.forget_answers(connection, now - round(_ANSWERS_KEPT_S * MICROSECONDS), _BATCH)
-        requests.forget_rates(connection, now)

@@ -175,6 +175,7 @@ class Session:
         self.keep: tuple[KeptLease, ...] = ()
         self.drop: tuple[LeaseKey, ...] = ()
         self.live: dict[str, Live] = {}
+        self.told_to_cancel: set[str] = set()
         self._taken = NOTHING
         self.withheld = NOTHING
         self.load: float | None = None
@@ -306,6 +307,7 @@ class Session:
         self._named_s.pop(lease, None)
         self._known.discard(lease)
         self._ended_leases.discard(lease)
+        self.told_to_cancel.discard(lease)
         live = self.live.pop(lease, None)
         if live is not None:
             self._taken = self._taken.minus(live.resources)

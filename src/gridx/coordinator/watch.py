@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 from gridx.bus.base import Bus, job_topic, user_topic
+from gridx.clock import Clock
 from gridx.coordinator.jobs import visible_job
 from gridx.domain.attempt import Reason
-from gridx.domain.errors import Detail, InvalidInput
+from gridx.domain.errors import Detail, InvalidInput, NotFound
 from gridx.domain.job import FINAL, Job, JobStatus
+from gridx.domain.policy import Retention
 from gridx.domain.user import Principal, Scope
 from gridx.storage import attempts, events, jobs
 from gridx.storage.database import Connection, Database
@@ -102,16 +104,22 @@ class _LogReader:
 class Watch:
     """The use cases of those who look on."""
 
-    def __init__(self, database: Database, bus: Bus) -> None:
+    def __init__(self, database: Database, bus: Bus, clock: Clock, ages: Retention) -> None:
         self._database = database
         self._bus = bus
+        self._clock = clock
+        self._ages = ages
 
     async def logs(self, who: Principal, job_id: str, stream: str | None) -> bytes:
-        """What the newest attempt that wrote has written so far, in order of arrival."""
+        """What the newest attempt that wrote has written so far, in order of arrival.
+
+        Raises `NotFound` when it has aged out.
+        """
         who.need(Scope.JOBS)
 
         def operation(connection: Connection) -> bytes:
             job = visible_job(connection, who, job_id)
+            self._need_output(job)
             newest = attempts.newest_attempt_with_output(connection, job.number)
             if newest is None:
                 return b""
@@ -130,6 +138,7 @@ class Watch:
         try:
             while True:
                 job, frames = await self._database.read(reader.read)
+                self._need_output(job)
                 for piece in reader.pieces(frames):
                     yield piece
                 if frames:
@@ -142,6 +151,10 @@ class Watch:
                 await listener.wait(POLL_S)
         finally:
             listener.close()
+
+    def _need_output(self, job: Job) -> None:
+        if self._ages.output_is_gone(job.finished_at, self._clock.now()):
+            raise NotFound("The output of this job has aged out: this grid keeps it no longer")
 
     async def follow_events(
         self, who: Principal, job_id: str | None, after: int | None

@@ -257,6 +257,9 @@ class Workers:
             session.order(ControlOrder("broadcast", f"{text}{its.set_aside_why}."))
 
     def _send_cancel(self, session: Session, key: LeaseKey) -> None:
+        if key.lease in session.told_to_cancel:
+            return
+        session.told_to_cancel.add(key.lease)
         session.order(LeaseOrder("cancel", key))
         self._tasks.start(f"cancel-{key.job_id}", self._cancel_deadline(session, key))
 

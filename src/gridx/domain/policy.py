@@ -9,6 +9,19 @@ from gridx.domain.pricing import Tariff
 from gridx.domain.resources import Resources
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what is over is kept, in seconds; infinity is for ever."""
+
+    jobs_s: float = 90 * 86_400.0
+    output_s: float = 30 * 86_400.0
+    answers_s: float = 86_400.0
+
+    def output_is_gone(self, finished_at: int | None, now: int) -> bool:
+        """Whether what a job wrote has aged out, be it removed by now or not (microseconds)."""
+        return finished_at is not None and (now - finished_at) / 1e6 > self.output_s
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """One grid's rules. Times in seconds, money in micro-credits, sizes as their names say."""
@@ -32,6 +45,7 @@ class Policy:
     queue_age_s: float = 7 * 86_400.0
     keys_per_user: int = 100
     workers_per_user: int = 1_000
+    retention: Retention = Retention()
     worker_cap: Resources = Resources(1_024.0, 16_777_216, 64, 16_777_216)
 
 

@@ -8,9 +8,10 @@ for the rest, then the grid closes.
 import asyncio
 import contextlib
 import gc
+import math
 from collections.abc import AsyncGenerator, Generator, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -23,7 +24,7 @@ from gridx.clock import Clock
 from gridx.config import Settings
 from gridx.coordinator.grid import Grid
 from gridx.domain.money import MICROCREDITS
-from gridx.domain.policy import Policy
+from gridx.domain.policy import Policy, Retention
 from gridx.domain.pricing import PPM, Tariff
 from gridx.domain.resources import Resources
 from gridx.server import answers
@@ -83,10 +84,19 @@ def policy_of(settings: Settings) -> Policy:
         queue_age_s=s.limits.queue_age_s,
         keys_per_user=s.limits.keys_per_user,
         workers_per_user=s.limits.workers_per_user,
+        retention=Retention(
+            jobs_s=_age_s(s.retention.jobs_s),
+            output_s=_age_s(s.retention.output_s),
+            answers_s=_age_s(s.retention.answers_s),
+        ),
         worker_cap=Resources(
             s.workers.cpus_max, s.workers.memory_mb_max, s.workers.gpus_max, s.workers.disk_mb_max
         ),
     )
+
+
+def _age_s(age: float | Literal["forever"]) -> float:
+    return math.inf if age == "forever" else age
 
 
 def create_app(settings: Settings, grid: Grid, clock: Clock) -> FastAPI:

@@ -12,13 +12,22 @@ An operation refuses (raises or returns a `GridError`) before its first write, s
 spoil the others. If anything else is raised, the transaction is rolled back and each operation of
 it is run again alone, so that only the culprit fails. SQLite has one writer, PostgreSQL several:
 operations lock what they read, in one order (jobs, balances, users).
+
+What is promised while the database is away. `Unavailable` comes within about two seconds, from the
+database's own error or from the pulse that ends a silent connection. With `AWAY` nothing was done and
+nothing will be: what still waits for a thread is refused, never run later. With `UNKNOWN` the commit
+was sent and its answer did not come: it may be done, at once or when the server wakes up. Such a
+transaction is never run again from here. Who sends it again does so at no risk if what it does is
+kept under a key in the same transaction: a request's `Idempotency-Key`, a report's lease and frame
+number. A second transaction with the key of one that is still open waits for that one's end.
 """
 
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -31,10 +40,13 @@ from gridx.storage.dialect import (
     READ_ONLY,
     is_away,
     is_contention,
+    is_rolled_back,
     is_sqlite,
     make_engine,
     was_overtaken,
 )
+from gridx.storage.pulse import Pulse
+from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
 
 T = TypeVar("T")
@@ -44,7 +56,11 @@ O = TypeVar("O")  # noqa: E741
 _log = get_logger(__name__)
 _CONTENTION_TRIES = 5
 
-AWAY = "The grid's database cannot be reached right now; try again shortly"
+AWAY = "The grid's database cannot be reached right now, nothing was changed; try again shortly"
+UNKNOWN = (
+    "The grid's database went away while it stored this, and may have stored it: send it again with "
+    "the same Idempotency-Key, or look first whether it is there"
+)
 CLOSED = "This coordinator stops; try again at another one, or shortly"
 
 
@@ -82,7 +98,12 @@ class Database:
         self._engine: Engine | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pulse: Pulse | None = None
+        self._tasks = Tasks()
+        self._waits: dict[object, float] = {}
         self._closed = False
+        self.takes_writes = True
+        """Whether the newest write transaction was not refused by the database (a full disk does)."""
 
     @property
     def engine(self) -> Engine:
@@ -100,6 +121,9 @@ class Database:
             thread.daemon = True
             thread.start()
             self._threads.append(thread)
+        if not is_sqlite(self._engine):
+            self._pulse = Pulse(self._engine, make_engine(self._url, 1))
+            self._tasks.start("pulse", self._pulse.watch(self._waiting_since))
 
     async def close(self) -> None:
         """Finish what was handed over, then close every connection; what comes now is refused."""
@@ -111,6 +135,9 @@ class Database:
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         await asyncio.to_thread(self._pool.shutdown)
+        await self._tasks.close()
+        if self._pulse is not None:
+            await self._pulse.close()
         self.engine.dispose()
         self._threads.clear()
 
@@ -120,11 +147,12 @@ class Database:
         Raises `Unavailable` while the database cannot be reached.
         """
         assert self._pool is not None and self._loop is not None, "the database is not open"
-        if self._closed:
-            raise Unavailable(CLOSED)
-        return await self._loop.run_in_executor(self._pool, self._read, operation)
+        with self._waited_for():
+            return await self._loop.run_in_executor(self._pool, self._read, operation)
 
     def _read(self, operation: Callable[[Connection], T]) -> T:
+        if self._is_away:
+            raise Unavailable(AWAY)
         try:
             with self.engine.connect() as connection:
                 connection = connection.execution_options(**{READ_ONLY: True})
@@ -151,11 +179,32 @@ class Database:
 
     async def _submit(self, operation: Callable[..., Any], item: Any, *, each: bool) -> Any:
         assert self._loop is not None, "the database is not open"
-        if self._closed:  # no writer takes it any more, and nobody would answer
+        with self._waited_for():
+            waiting: _Waiting[Any] = _Waiting(operation, item, each, self._loop.create_future())
+            self._queue.put(waiting)
+            return await waiting.answer
+
+    @contextmanager
+    def _waited_for(self) -> Generator[None]:
+        """Somebody waits for the database while inside; refused when there is no use in it."""
+        if self._closed:  # no thread takes it any more, and nobody would answer
             raise Unavailable(CLOSED)
-        waiting: _Waiting[Any] = _Waiting(operation, item, each, self._loop.create_future())
-        self._queue.put(waiting)
-        return await waiting.answer
+        if self._is_away:
+            raise Unavailable(AWAY)
+        assert self._loop is not None
+        mark = object()
+        self._waits[mark] = self._loop.time()
+        try:
+            yield
+        finally:
+            del self._waits[mark]
+
+    def _waiting_since(self) -> float | None:
+        return next(iter(self._waits.values()), None)
+
+    @property
+    def _is_away(self) -> bool:
+        return self._pulse is not None and self._pulse.away
 
     # -------------------------------------------------------------- the writer threads
 
@@ -194,9 +243,14 @@ class Database:
     def _commit(self, group: list[_Waiting[Any]]) -> BaseException | None:
         """Run the group in one transaction; None when it is committed, else why not."""
         for attempt in range(_CONTENTION_TRIES):
+            if self._is_away:
+                return Unavailable(AWAY)
+            committing = False
             try:
                 with self.engine.connect() as connection, connection.begin():
                     _run(connection, group)
+                    committing = True
+                self.takes_writes = True
                 self._on_commit(len(group))
                 return None
             except (DBAPIError, PoolTimeout) as error:
@@ -204,7 +258,10 @@ class Database:
                     is_contention(error) or was_overtaken(error)
                 )
                 if not again or attempt == _CONTENTION_TRIES - 1:
-                    return _translated(error)
+                    known = isinstance(error, PoolTimeout) or is_rolled_back(error)
+                    failure = _translated(error, UNKNOWN if committing and not known else AWAY)
+                    self.takes_writes = not isinstance(failure, Unavailable)
+                    return failure
             except Exception as error:  # noqa: BLE001  (it is the caller's to raise)
                 return error
         return None
@@ -237,8 +294,8 @@ def _deliver(group: Sequence[_Waiting[Any]]) -> None:
             waiting.answer.set_result(waiting.result)
 
 
-def _translated(error: DBAPIError | PoolTimeout) -> BaseException:
+def _translated(error: DBAPIError | PoolTimeout, meaning: str = AWAY) -> BaseException:
     if isinstance(error, PoolTimeout) or is_away(error) or is_contention(error):
         _log.warning("database_away", error=type(error.__cause__ or error).__name__)
-        return Unavailable(AWAY)
+        return Unavailable(meaning)
     return error

@@ -5,6 +5,7 @@ SQLite is opened in WAL mode with `synchronous=FULL` (acknowledged means durable
 driver's own transactions, loses updates. PostgreSQL runs READ COMMITTED with row locks.
 """
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,25 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event, func, se
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import NullPool
 
 from gridx.domain.errors import InvalidInput
 
 READ_ONLY = "read_only"
-_CONNECT_TIMEOUT_S = 2
+_CONNECT = {
+    "connect_timeout": 2,  # seconds; no driver takes less
+    "application_name": "gridx",
+    # A peer that is gone without a word is noticed by the kernel, too, on each side.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+_ON_SERVER = (
+    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3; "
+    # What a coordinator that vanished had locked is free again after this.
+    "SET idle_in_transaction_session_timeout = '30s'"
+)
 
 
 def parse_url(url: str) -> URL:
@@ -49,13 +64,30 @@ def make_engine(url: str, connections: int) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(
+    engine = create_engine(
         parsed,
         pool_size=connections,
         max_overflow=0,
         pool_pre_ping=True,
         hide_parameters=True,  # they hold code and secrets, and errors are logged
-        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "gridx"},
+        connect_args=_CONNECT,
+    )
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+def make_looking_engine(file: Path) -> Engine:
+    """An engine that reads a SQLite file and changes nothing, not even beside it.
+
+    A file that is in use is read with its log; one that is not is read as it lies there.
+    """
+    lies_still = not file.with_name(f"{file.name}-wal").exists()
+    uri = f"{file.absolute().as_uri()}?mode=ro{'&immutable=1' if lies_still else ''}"
+    return create_engine(
+        URL.create("sqlite", database=str(file)),
+        creator=lambda: sqlite3.connect(uri, uri=True, check_same_thread=False),
+        poolclass=NullPool,
+        hide_parameters=True,
     )
 
 
@@ -78,6 +110,11 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    connection.execute(_ON_SERVER)
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -129,10 +166,30 @@ class ManyRows:
         return str(compiled), None if names is None else tuple(names)
 
 
+_NEXT_NUMBER = text(
+    """
+    SELECT 1 + max((SELECT coalesce(max(number), 0) FROM jobs),
+                   (SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM grid WHERE name = 'last_job'))
+    """
+)
+
+
+def keep_job_numbers(connection: Connection) -> None:
+    """Before jobs are removed: no number is ever given twice."""
+    if is_sqlite(connection):
+        connection.execute(
+            text(
+                "INSERT INTO grid (name, value) SELECT 'last_job', max(number) FROM jobs "
+                "WHERE true ON CONFLICT (name) DO UPDATE SET value = "
+                "max(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))"
+            )
+        )
+
+
 def next_job_numbers(connection: Connection, count: int) -> Sequence[int]:
     """`count` fresh job numbers, growing."""
     if is_sqlite(connection):
-        first = connection.scalar(text("SELECT coalesce(max(number), 0) + 1 FROM jobs")) or 1
+        first = connection.scalar(_NEXT_NUMBER) or 1
         return range(first, first + count)
     rows = connection.execute(
         text("SELECT nextval('job_number') FROM generate_series(1, :count)"), {"count": count}
@@ -160,6 +217,14 @@ def is_contention(error: DBAPIError) -> bool:
 def was_overtaken(error: DBAPIError) -> bool:
     """Whether another transaction stored the same key first: tried again, this one will see it."""
     return getattr(error.orig, "sqlstate", None) == "23505"
+
+
+def is_rolled_back(error: DBAPIError) -> bool:
+    """Whether the database itself said of a COMMIT that it did not happen; else nobody knows."""
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:  # a server that ends may have committed before it said so
+        return state[:2] not in ("08", "57", "58")
+    return any(sign in str(error.orig) for sign in ("database is locked", "disk is full"))
 
 
 _SQLITE_AWAY = (

@@ -75,6 +75,14 @@ def storage_url(folder: Path) -> str:
     return f"sqlite:///{folder.absolute() / 'gridx.db'}"
 
 
+def names_a_store() -> bool:
+    """Whether the settings name a database of their own, in a variable or in the file."""
+    from gridx.cli.service import programs
+    from gridx.config import StorageSettings
+
+    return programs.settings_of().storage.url != StorageSettings().url
+
+
 def verify_store(folder: Path) -> "LedgerReportView":
     """Verify the ledger of a data folder's database, also while a grid serves it."""
     from gridx.config import load_settings

@@ -10,7 +10,12 @@ from gridx import __version__
 from gridx.cli import output
 from gridx.cli.command import command
 from gridx.cli.service.programs import Host, Port, TlsCert, TlsKey
-from gridx.cli.service.store import DataFolder, admin_password, default_data_folder
+from gridx.cli.service.store import (
+    DataFolder,
+    admin_password,
+    default_data_folder,
+    names_a_store,
+)
 
 if TYPE_CHECKING:
     from gridx.cli.service.local import WorkerChild
@@ -66,7 +71,7 @@ def up(
     child = None
     try:
         settings = programs.settings_of(
-            storage_url=None if data is None and _names_a_store() else folder.storage_url,
+            storage_url=None if data is None and names_a_store() else folder.storage_url,
             server_host=host,
             server_port=port,
             server_tls_cert=tls_cert,
@@ -80,14 +85,6 @@ def up(
         if child is not None:
             child.close()
         folder.close()
-
-
-def _names_a_store() -> bool:
-    """Whether the settings name a database of their own, in a variable or in the file."""
-    from gridx.cli.service import programs
-    from gridx.config import StorageSettings
-
-    return programs.settings_of().storage.url != StorageSettings().url
 
 
 class _Grid:
