@@ -17,6 +17,7 @@ OFFER = Capabilities(
     labels={"site": "lab-2", "empty": ""},
     os="linux",
     arch="x86_64",
+    images=("python:3.*", "lab/**"),
 )
 
 
@@ -48,6 +49,9 @@ def shape(**changes: object) -> Shape:
         (shape(require=(("label:site", "lab-3"),)), "it does not offer label:site=lab-3"),
         (shape(require=(("label:empty", ""),)), None),
         (shape(require=(("label:none", ""),)), "it does not offer label:none="),
+        (shape(image="python:3.12"), None),
+        (shape(image="python:2"), "it does not run image python:2"),
+        (shape(image="python:3.12", language="javascript"), "it does not offer javascript"),
         (shape(require=(("colour", "red"),)), "it does not offer colour=red"),
     ],
 )  # fmt: skip
@@ -72,6 +76,11 @@ def test_a_shape_is_what_matching_looks_at_and_nothing_else() -> None:
 def test_the_name_of_a_shape_never_changes() -> None:
     # Stored with each job: another name for the same shape would strand what waits.
     assert shape_key(shape_of(JobSpec())) == "433d101b833ef25dfb924f392b6e0558"
+
+
+def test_jobs_of_two_images_are_of_two_shapes() -> None:
+    shapes = [shape_of(JobSpec(image=image)) for image in (None, "a", "b")]
+    assert len({shape_key(each) for each in shapes}) == 3
 
 
 shapes = st.builds(

@@ -20,6 +20,8 @@ GOOD_SPECS: dict[str, Mapping[str, object]] = {
     "language javascript": {"code": "1", "language": "javascript"},
     "language node": {"code": "1", "language": "node"},
     "language bash": {"code": "1", "language": "bash"},
+    "image": {"code": "1", "image": "ghcr.io/lab-2/py_thon:3.12-slim@sha256:" + "0" * 64},
+    "image null": {"code": "1", "image": None},
     "command line": {"command": "echo 1"},
     "command words": {"command": ["echo", ""]},
     "stdin of 1 MiB": {"code": "1", "stdin": "x" * MIB},
@@ -169,6 +171,13 @@ BAD_SPECS: dict[str, tuple[object, str]] = {
     "user_id null": ({"code": "1", "user_id": None}, "user_id"),
     "require unknown": ({"code": "1", "require": {"cpu": "fast"}}, "require.cpu"),
     "require a number": ({"code": "1", "require": {"os": 1}}, "require.os"),
+    "image with a space": ({"code": "1", "image": "python 3"}, "image"),
+    "image empty": ({"code": "1", "image": ""}, "image"),
+    "image of 256": ({"code": "1", "image": "a" * 256}, "image"),
+    "image with a newline": ({"code": "1", "image": "a\n"}, "image"),
+    "image that is an option": ({"code": "1", "image": "--privileged"}, "image"),
+    "image with a path": ({"code": "1", "image": "../../etc"}, "image"),
+    "image a list": ({"code": "1", "image": ["python"]}, "image"),
     "unknown field": ({"code": "1", "colour": "red"}, "colour"),
     "not an object": ([], ""),
     "a text": ("code", ""),
@@ -177,7 +186,7 @@ BAD_SPECS: dict[str, tuple[object, str]] = {
 }  # fmt: skip
 LATER: dict[str, object] = {
     "inputs": {"a": "0" * 64}, "outputs": ["*"], "requirements": ["numpy"],
-    "image": "python:3", "network": True, "after": [],
+    "network": True, "after": [],
     "not_before": "2030-01-01T00:00:00Z", "deadline": "2030-01-01T00:00:00Z",
 }  # fmt: skip
 for field, value in LATER.items():

@@ -30,6 +30,7 @@ def test_the_whole_job_shows_its_spec(alice: Api) -> None:
         "stdin": "text", "name": "demo", "tags": ["x", "y"], "user_id": alice.user_id,
         "resources": {"cpus": 0.5, "memory_mb": 512, "gpus": 1, "disk_mb": 64},
         "limits": {"timeout_s": 5.5, "output_bytes": 1024, "processes": 8},
+        "image": "registry.example.org:5000/lab/python:3.12",
         "require": {"os": "linux", "label:site": "lab-2"},
         "priority": -3, "max_attempts": 2, "retry_on_failure": True, "max_cost": "1.5",
     }  # fmt: skip
@@ -43,7 +44,7 @@ def test_the_whole_job_shows_its_spec(alice: Api) -> None:
     assert job["created_at"].endswith("Z")
     for unknown in (
         "reason", "exit_code", "started_at", "finished_at", "queued_s", "run_s", "worker_id",
-        "cost", "retry_of", "receipt", "result", "batch_id", "image", "not_before", "deadline",
+        "cost", "retry_of", "receipt", "result", "batch_id", "not_before", "deadline",
     ):  # fmt: skip
         assert job[unknown] is None, unknown
     assert (job["stdout"], job["stderr"], job["attempts"]) == ("", "", [])

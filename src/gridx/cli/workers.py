@@ -125,6 +125,7 @@ def _show_worker(view: "WorkerView") -> None:
             ("load", None if view.load is None else f"{view.load:.2f}"),
             ("languages", ", ".join(view.languages)),
             ("sandboxes", ", ".join(view.sandboxes)),
+            ("images", ", ".join(view.images)),
             ("gpus", ", ".join(view.gpus)),
             ("labels", ", ".join(f"{name}={value}" for name, value in view.labels.items())),
             ("system", f"{view.os}, {view.arch}"),

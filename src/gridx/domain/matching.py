@@ -9,6 +9,7 @@ import json
 
 from msgspec import Struct
 
+from gridx.domain.images import is_allowed
 from gridx.domain.job import JobSpec
 from gridx.domain.resources import Resources
 from gridx.domain.worker import Capabilities
@@ -20,20 +21,21 @@ class Shape(Struct, frozen=True):
     resources: Resources
     language: str
     require: tuple[tuple[str, str], ...] = ()
+    image: str | None = None
 
 
 def shape_of(spec: JobSpec) -> Shape:
     """The shape of a job."""
-    return Shape(spec.resources, spec.language, tuple(sorted(spec.require.items())))
+    return Shape(spec.resources, spec.language, tuple(sorted(spec.require.items())), spec.image)
 
 
 def shape_key(shape: Shape) -> str:
     """A short stable name of `shape`: 32 hexadecimal digits."""
     r = shape.resources
-    text = json.dumps(
-        [float(r.cpus), r.memory_mb, r.gpus, r.disk_mb, shape.language, shape.require],
-        separators=(",", ":"),
-    )
+    parts = [float(r.cpus), r.memory_mb, r.gpus, r.disk_mb, shape.language, shape.require]
+    if shape.image is not None:
+        parts.append(shape.image)
+    text = json.dumps(parts, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -46,6 +48,8 @@ def why_not(shape: Shape, offer: Capabilities) -> str | None:
     """What keeps an idle worker from running `shape`, for a person; None when nothing does."""
     if shape.language not in offer.languages:
         return f"it does not offer {shape.language}"
+    if shape.image is not None and not is_allowed(shape.image, offer.images):
+        return f"it does not run image {shape.image}"
     need, have = shape.resources, offer.resources
     for name, wanted, there in (
         ("cpus", need.cpus, have.cpus),

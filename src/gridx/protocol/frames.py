@@ -59,7 +59,10 @@ class WireResources(_Part, frozen=True):
 
 
 class WireCapabilities(_Part, frozen=True):
-    """What a worker offers: `resources` in all, language names, sandbox backends, GPU models."""
+    """What a worker offers: `resources` in all, language names, sandbox backends, GPU models.
+
+    `images` are patterns of the images that jobs may name to run in.
+    """
 
     resources: WireResources
     languages: Annotated[list[Name], Meta(max_length=32)] = []
@@ -68,6 +71,7 @@ class WireCapabilities(_Part, frozen=True):
     labels: Annotated[dict[Name, Name], Meta(max_length=64)] = {}
     os: Name = "linux"
     arch: Name = "unknown"
+    images: Annotated[list[Name], Meta(max_length=256)] = []
 
 
 class LeaseRef(_Part, frozen=True):
@@ -110,6 +114,7 @@ class WireSpec(_Part, frozen=True):
     timeout_s: float
     output_bytes: int
     processes: int
+    image: str | None = None
 
 
 class Assignment(_Part, frozen=True):

@@ -130,7 +130,7 @@ class JobView(JobSummaryView):
     inputs: dict[str, str] = {}
     outputs: list[str] = []
     requirements: list[str] = []
-    image: str | None = None
+    image: str | None
     network: bool = False
     after: list[str] = []
     not_before: str | None = None
@@ -293,6 +293,7 @@ class CapabilitiesBody(Body):
     labels: Annotated[dict[Tag, ShortText], Field(max_length=64, default_factory=dict)]
     os: Tag = "linux"
     arch: Tag = "unknown"
+    images: Annotated[list[ShortText], Field(max_length=256, default_factory=list)]
 
 
 UUID4 = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
@@ -341,6 +342,7 @@ class WorkerView(View):
     running: int
     languages: list[str]
     sandboxes: list[str]
+    images: list[str]
     gpus: list[str]
     labels: dict[str, str]
     os: str

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
 from gridx.domain.ids import is_user_id
+from gridx.domain.images import REFERENCE, REFERENCE_MAX
 from gridx.domain.job import JobSpec, Limits
 from gridx.domain.matching import REQUIRE_KEYS
 from gridx.domain.money import parse_credits
@@ -24,7 +25,7 @@ ARGUMENTS_BYTES_MAX = 1_048_576
 BATCH_JOBS_MAX = 10_000
 SPEC_BYTES_MAX = 4 * 1024 * 1024
 NOT_YET = (
-    "inputs", "outputs", "requirements", "image", "network", "after", "not_before", "deadline",
+    "inputs", "outputs", "requirements", "network", "after", "not_before", "deadline",
 )  # fmt: skip
 """Fields of a spec that this version refuses by name."""
 
@@ -89,6 +90,7 @@ Argument = Annotated[
 ]
 Arguments = Annotated[list[Argument], Field(max_length=10_000)]
 EnvName = Annotated[str, Field(max_length=1024, pattern=ENV_NAME)]
+ImageName = Annotated[str, Field(min_length=1, max_length=REFERENCE_MAX, pattern=REFERENCE)]
 RequireName = Annotated[str, Field(min_length=1, max_length=70, pattern=REQUIRE_NAME)]
 
 
@@ -162,6 +164,7 @@ class JobBody(Body):
     user_id: UserId = ""
     resources: ResourcesBody = ResourcesBody()
     limits: LimitsBody = LimitsBody()
+    image: ImageName | None = None
     require: Annotated[dict[RequireName, Tag], Field(max_length=32)] = Field(
         default_factory=dict[str, str]
     )
@@ -208,6 +211,7 @@ class JobBody(Body):
             tags=tuple(self.tags),
             resources=Resources(float(r.cpus), r.memory_mb, r.gpus, r.disk_mb),
             limits=Limits(float(limits.timeout_s), limits.output_bytes, limits.processes),
+            image=self.image,
             require=self.require,
             priority=self.priority,
             max_attempts=self.max_attempts,

@@ -46,6 +46,7 @@ def greeting(hello: frames.Hello) -> Greeting:
         offer.labels,
         offer.os,
         offer.arch,
+        tuple(offer.images),
     )
     return Greeting(
         hello.worker_id,
@@ -146,6 +147,7 @@ def _wire_spec(spec: JobSpec, limit_us: int) -> frames.WireSpec:
         timeout_s=limit_us / MICROSECONDS,
         output_bytes=spec.limits.output_bytes,
         processes=spec.limits.processes,
+        image=spec.image,
     )
 
 

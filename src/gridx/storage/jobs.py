@@ -33,6 +33,7 @@ class _Spec(msgspec.Struct, omit_defaults=True):
     tags: list[str] = []
     require: dict[str, str] = {}
     max_cost: int | None = None
+    image: str | None = None
 
 
 _INSERT = ManyRows(lambda _: insert(jobs),
@@ -113,7 +114,7 @@ def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> None:
 def _spec_text(spec: JobSpec) -> str:
     stored = _Spec(
         spec.language, spec.resources, spec.limits, list(spec.tags), dict(spec.require),
-        spec.max_cost,
+        spec.max_cost, spec.image,
     )  # fmt: skip
     return _encode(stored).decode()
 
@@ -139,6 +140,7 @@ def spec_of(row: "Row[Any]", texts: str | None) -> JobSpec:
         tags=tuple(stored.tags),
         resources=stored.resources,
         limits=stored.limits,
+        image=stored.image,
         require=stored.require,
         priority=row.priority,
         max_attempts=row.max_attempts,

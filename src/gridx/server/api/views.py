@@ -53,6 +53,7 @@ def whole_job(whole: WholeJob) -> http.JobView:
     return http.JobView.model_construct(
         **_summary(whole.job),
         code=spec.code,
+        image=spec.image,
         command=command,
         args=list(spec.args),
         env=dict(spec.env),
@@ -86,6 +87,7 @@ def worker(state: WorkerState) -> http.WorkerView:
         running=state.running,
         languages=list(offer.languages),
         sandboxes=list(offer.sandboxes),
+        images=list(offer.images),
         gpus=list(offer.gpus),
         labels=dict(offer.labels),
         os=offer.os,
