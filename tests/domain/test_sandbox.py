@@ -2,7 +2,15 @@
 
 import pytest
 
-from gridx.domain.sandbox import STRONGEST_FIRST, Backend, choose, is_at_least, reaches
+from gridx.domain.sandbox import (
+    STRONGEST_FIRST,
+    Backend,
+    choose,
+    floor_for,
+    is_at_least,
+    may_run_in,
+    reaches,
+)
 
 NONE, DOCKER, BUBBLEWRAP, GVISOR = Backend
 
@@ -32,6 +40,36 @@ def test_one_of_several_is_enough() -> None:
     assert not reaches(["docker", "none"], BUBBLEWRAP)
     assert reaches([], DOCKER)
     assert not reaches(["none"], DOCKER)
+
+
+def test_the_one_that_is_wanted_must_be_strong_enough_itself() -> None:
+    assert reaches(["docker", "gvisor"], BUBBLEWRAP, "gvisor")
+    assert not reaches(["docker", "gvisor"], BUBBLEWRAP, "docker")
+    assert not reaches([], DOCKER, "gvisor")
+
+
+def test_the_floor_is_for_strangers() -> None:
+    assert floor_for("alice", "bob", GVISOR) is GVISOR
+    assert floor_for("alice", "alice", GVISOR) is NONE
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "floor", "may"),
+    [
+        ("bubblewrap", None, DOCKER, True),
+        ("none", None, DOCKER, False),
+        ("none", None, NONE, True),
+        (None, None, DOCKER, True),
+        (None, None, BUBBLEWRAP, False),
+        ("gvisor", "gvisor", DOCKER, True),
+        ("bubblewrap", "gvisor", DOCKER, False),
+        (None, "gvisor", DOCKER, True),
+    ],
+)
+def test_what_a_worker_may_say_that_it_used(
+    name: str | None, wanted: str | None, floor: Backend, may: bool
+) -> None:
+    assert may_run_in(name, wanted, floor) is may
 
 
 @pytest.mark.parametrize(

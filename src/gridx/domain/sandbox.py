@@ -38,9 +38,27 @@ def is_at_least(name: str | None, floor: Backend) -> bool:
     return known.strength >= floor.strength
 
 
-def reaches(offered: Collection[str], floor: Backend) -> bool:
-    """Whether a worker that offers these has one as strong as `floor`."""
-    return any(is_at_least(name, floor) for name in offered or (None,))
+def reaches(offered: Collection[str], floor: Backend, wanted: str | None = None) -> bool:
+    """Whether a worker that offers these has one (the one that is `wanted`) as strong as `floor`."""
+    names = offered or (None,)
+    return any(is_at_least(name, floor) for name in names if wanted in (None, name))
+
+
+def may_run_in(name: str | None, wanted: str | None, floor: Backend) -> bool:
+    """Whether an attempt that was to run in `wanted`, or above `floor`, may have run in `name`.
+
+    A worker that does not say is believed to have done what it was told.
+    """
+    return name in (None, wanted) if wanted is not None else is_at_least(name, floor)
+
+
+def floor_for(submitter: str, owner: str, floor: Backend) -> Backend:
+    """The weakest that will do for a job of `submitter`'s on a worker of `owner`'s.
+
+    The grid's floor is for strangers: what one's own jobs may do to one's own machine is one's own
+    business, and nobody else's.
+    """
+    return Backend.NONE if submitter == owner else floor
 
 
 def choose(offered: Collection[str], wanted: str | None, floor: Backend) -> Backend | None:
