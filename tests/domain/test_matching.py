@@ -1,5 +1,7 @@
 """Which job fits which worker, and the names of shapes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from gridx.domain.job import JobSpec
 from gridx.domain.matching import REQUIRE_KEYS, Shape, shape_key, shape_of, suits, why_not
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import Backend
 from gridx.domain.worker import Capabilities
 
 OFFER = Capabilities(
@@ -17,7 +20,6 @@ OFFER = Capabilities(
     labels={"site": "lab-2", "empty": ""},
     os="linux",
     arch="x86_64",
-    images=("python:3.*", "lab/**"),
 )
 
 
@@ -49,15 +51,32 @@ def shape(**changes: object) -> Shape:
         (shape(require=(("label:site", "lab-3"),)), "it does not offer label:site=lab-3"),
         (shape(require=(("label:empty", ""),)), None),
         (shape(require=(("label:none", ""),)), "it does not offer label:none="),
-        (shape(image="python:3.12"), None),
-        (shape(image="python:2"), "it does not run image python:2"),
-        (shape(image="python:3.12", language="javascript"), "it does not offer javascript"),
+        (shape(image="python:3.12"), "it does not run image python:3.12"),
         (shape(require=(("colour", "red"),)), "it does not offer colour=red"),
     ],
 )  # fmt: skip
 def test_why_a_worker_does_not_suit(wanted: Shape, why: str | None) -> None:
     assert why_not(wanted, OFFER) == why
     assert suits(wanted, OFFER) == (why is None)
+
+
+def test_a_floor_is_for_the_sandbox_that_the_job_would_get() -> None:
+    two = replace(OFFER, sandboxes=("docker", "gvisor"))
+    assert suits(shape(), two, Backend.GVISOR)
+    assert suits(shape(require=(("sandbox", "docker"),)), two, Backend.DOCKER)
+    why = why_not(shape(require=(("sandbox", "docker"),)), two, Backend.BUBBLEWRAP)
+    assert why == "it offers no such sandbox as strong as bubblewrap, which this grid demands"
+    assert why_not(shape(), OFFER, Backend.GVISOR) is not None
+
+
+def test_an_image_needs_a_worker_that_allows_it_in_containers() -> None:
+    wanted = shape(image="python:3.12")
+    offer = replace(OFFER, sandboxes=("bubblewrap", "docker"), images=("python:3.*",))
+    assert wanted.sandbox == "docker"
+    assert why_not(wanted, offer) is None
+    assert why_not(shape(image="python:2"), offer) == "it does not run image python:2"
+    assert not suits(wanted, offer, Backend.BUBBLEWRAP)
+    assert not suits(wanted, replace(offer, sandboxes=("bubblewrap",)))
 
 
 @pytest.mark.parametrize("key", REQUIRE_KEYS)

@@ -170,6 +170,9 @@ BAD_SPECS: dict[str, tuple[object, str]] = {
     "user_id empty": ({"code": "1", "user_id": ""}, "user_id"),
     "user_id null": ({"code": "1", "user_id": None}, "user_id"),
     "require unknown": ({"code": "1", "require": {"cpu": "fast"}}, "require.cpu"),
+    "require an unheard-of sandbox": (
+        {"code": "1", "require": {"sandbox": "chroot"}}, "require.sandbox"
+    ),
     "require a number": ({"code": "1", "require": {"os": 1}}, "require.os"),
     "image with a space": ({"code": "1", "image": "python 3"}, "image"),
     "image empty": ({"code": "1", "image": ""}, "image"),
@@ -177,6 +180,9 @@ BAD_SPECS: dict[str, tuple[object, str]] = {
     "image with a newline": ({"code": "1", "image": "a\n"}, "image"),
     "image that is an option": ({"code": "1", "image": "--privileged"}, "image"),
     "image with a path": ({"code": "1", "image": "../../etc"}, "image"),
+    "image in another sandbox": (
+        {"code": "1", "image": "python", "require": {"sandbox": "bubblewrap"}}, "require.sandbox",
+    ),
     "image a list": ({"code": "1", "image": ["python"]}, "image"),
     "unknown field": ({"code": "1", "colour": "red"}, "colour"),
     "not an object": ([], ""),

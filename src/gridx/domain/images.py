@@ -6,13 +6,25 @@ tag of `python`, and not `python:5000/other`, which is an image of a registry ca
 
 import re
 from collections.abc import Iterable
+from enum import StrEnum
 from functools import lru_cache
+
+DEFAULT_IMAGE = "gridx:latest"
+"""What jobs that name none run in, where they run in containers."""
 
 REFERENCE_MAX = 255
 _NAME = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
 _HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/"
 REFERENCE = rf"^({_HOST})?{_NAME}(/{_NAME})*(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(@sha256:[0-9a-f]{{64}})?$"
 """An OCI image reference: a registry, a name, a tag, a digest; only the name is required."""
+
+
+class Pull(StrEnum):
+    """When a worker's engine fetches an image from a registry."""
+
+    NEVER = "never"
+    MISSING = "missing"
+    ALWAYS = "always"
 
 
 def is_allowed(image: str, patterns: Iterable[str]) -> bool:

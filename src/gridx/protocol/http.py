@@ -329,7 +329,11 @@ class BroadcastBody(Body):
 
 
 class WorkerView(View):
-    """A worker: state, what it offers, what is taken of it."""
+    """A worker: state, what it offers, what is taken of it.
+
+    `unsandboxed` workers run programs without any sandbox. `serves_others` says whether it is
+    admitted and offers a sandbox as strong as the grid demands; if not, it runs its owner's jobs only.
+    """
 
     worker_id: str
     name: str
@@ -343,6 +347,8 @@ class WorkerView(View):
     languages: list[str]
     sandboxes: list[str]
     images: list[str]
+    unsandboxed: bool
+    serves_others: bool
     gpus: list[str]
     labels: dict[str, str]
     os: str

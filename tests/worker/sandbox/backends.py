@@ -6,7 +6,7 @@ import pytest
 
 from gridx.worker.sandbox.base import Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
-from gridx.worker.sandbox.docker import Docker
+from gridx.worker.sandbox.docker.backend import Docker
 from tests.support.docker import IMAGE, DockerEngine
 
 

@@ -2,23 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import msgspec
 from msgspec import Struct, field
 
 from gridx.domain.errors import Unavailable
-from gridx.domain.images import is_allowed
-
-DEFAULT_IMAGE = "gridx:latest"
-
-
-class Pull(StrEnum):
-    """When the engine fetches an image from a registry."""
-
-    NEVER = "never"
-    MISSING = "missing"
-    ALWAYS = "always"
+from gridx.domain.images import Pull, is_allowed
 
 
 @dataclass(frozen=True, slots=True)
