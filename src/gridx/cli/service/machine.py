@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridx.cli import output
 from gridx.cli.command import command
 from gridx.cli.remote import PasswordSource, check_names, warn_of_secret
 from gridx.cli.service import secrecy
