@@ -242,7 +242,7 @@ async def test_a_job_runs_in_the_image_it_names(docker: DockerEngine, another_im
     ("image", "told"),
     [
         ("lab/secret:1", "image lab/secret:1 is not on this worker's list"),
-        ("free/missing:1", "image free/missing:1 is not on this machine, and pull is never"),
+        ("free/missing:1", "image free/missing:1 is not on this machine, and --pull is never"),
         ("free/volume:1", "declares volumes"),
     ],
 )

@@ -171,7 +171,7 @@ class Docker:
         if socket is None:
             raise Unavailable(
                 "no container engine was found: install the Debian package docker.io, or name "
-                "the engine's socket"
+                "the engine's socket with --container-socket"
             )
         if not calls.supported(os.uname().machine):
             raise Unavailable(f"there is no system call filter for {os.uname().machine}")
@@ -201,8 +201,8 @@ class Docker:
             found = await engine.image(name)
         if found is None:
             raise Unavailable(
-                f"image {name} is not on this machine, and pull is {pull.value}: its owner may "
-                f"run `docker pull {name}`, or set pull to {Pull.MISSING.value}"
+                f"image {name} is not on this machine, and --pull is {pull.value}: its owner may "
+                f"run `docker pull {name}`, or give --pull {Pull.MISSING.value}"
             )
         return read_image(name, found)
 

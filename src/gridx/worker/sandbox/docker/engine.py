@@ -251,7 +251,7 @@ class Engine:
     def _unreachable(self) -> str:
         return (
             f"the container engine at {self.socket} does not answer; start it, or name another "
-            "socket"
+            "with --container-socket"
         )
 
 

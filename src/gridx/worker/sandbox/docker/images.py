@@ -25,7 +25,7 @@ class ImageRules:
         shown = ", ".join(self.allowed) or "none but its own"
         raise Unavailable(
             f"image {asked} is not on this worker's list (it allows: {shown}); its owner may add "
-            "it to images_allowed, or give the job an image that is on it"
+            "it with --allow-image, or the job may name one that is"
         )
 
 
