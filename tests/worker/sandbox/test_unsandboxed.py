@@ -13,7 +13,7 @@ import pytest
 
 from gridx.clock import SystemClock
 from gridx.domain.attempt import Reason
-from gridx.worker.sandbox.base import Enforcement, Limits, Program
+from gridx.worker.sandbox.base import Enforcement, Limits, Program, Stream
 from gridx.worker.sandbox.unsafe.unsandboxed import Unsandboxed
 from tests.support.processes import is_alive
 from tests.worker.sandbox.runs import Watcher, bash, python, run
@@ -130,6 +130,17 @@ async def test_a_job_that_kills_its_keeper_does_not_outlive_it(none: Unsandboxed
     ran = await bash(none, "echo $$; kill -KILL $PPID; exec sleep 60")
     assert ran.end == (137, Reason.EXIT_CODE)
     assert await is_ended(int(ran.stdout))
+
+
+async def test_a_run_that_is_given_up_leaves_nothing(none: Unsandboxed) -> None:
+    watcher = Watcher()
+    code = STAYS + "time.sleep(60)"
+    running = asyncio.ensure_future(run(none, Program("python", code), watcher=watcher))
+    await watcher.until(b"\n")
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert await is_ended(int(watcher.text(Stream.STDOUT)))
 
 
 async def test_everything_ends_with_the_worker(tmp_path: Path) -> None:

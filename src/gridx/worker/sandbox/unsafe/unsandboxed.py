@@ -117,7 +117,7 @@ class _Run:
             os.close(report)
             for each in self._timers:
                 each.cancel()
-            self._end_keeper()
+            await self._let_go()
             self._outputs.finish()
         return self._seen(said, wall_s)
 
@@ -166,15 +166,26 @@ class _Run:
 
     def _kill(self) -> None:
         self._signal(keeper.KILL_ALL)
-        self._after(_KILL_TAKES_S, self._end_keeper)
+        self._after(_KILL_TAKES_S, self._kill_group)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._keeper is not None and self._keeper.returncode is None:
             self._keeper.send_signal(number)
 
-    def _end_keeper(self) -> None:
-        """The keeper and all of its session, where it did not end in order."""
-        if self._keeper is not None and self._keeper.returncode != 0:
+    async def _let_go(self) -> None:
+        """A run that is given up: its keeper ends the job. One that was killed: we end its group."""
+        if self._keeper is None:
+            return
+        if self._keeper.returncode is None:
+            self._signal(keeper.KILL_ALL)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_KILL_TAKES_S):
+                    await self._keeper.wait()
+        if self._keeper.returncode != 0:
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        if self._keeper is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._keeper.pid, signal.SIGKILL)
 
