@@ -6,10 +6,12 @@ for placing and form a queue. `shape_key` names it in the store.
 
 import hashlib
 import json
+import re
+from collections.abc import Iterable
+from functools import lru_cache
 
 from msgspec import Struct
 
-from gridx.domain.images import is_allowed
 from gridx.domain.job import JobSpec
 from gridx.domain.resources import Resources
 from gridx.domain.sandbox import Backend, reaches
@@ -57,7 +59,7 @@ def why_not(shape: Shape, offer: Capabilities, floor: Backend = Backend.NONE) ->
     """
     if shape.language not in offer.languages:
         return f"it does not offer {shape.language}"
-    if shape.image is not None and not is_allowed(shape.image, offer.images):
+    if shape.image is not None and not image_allowed(shape.image, offer.images):
         return f"it does not run image {shape.image}"
     need, have = shape.resources, offer.resources
     for name, wanted, there in (
@@ -74,6 +76,24 @@ def why_not(shape: Shape, offer: Capabilities, floor: Backend = Backend.NONE) ->
     if not reaches(offer.sandboxes, floor, shape.sandbox):
         return f"it offers no such sandbox as strong as {floor}, which this grid demands"
     return None
+
+
+def image_allowed(image: str, patterns: Iterable[str]) -> bool:
+    """Whether `image` is one of those that `patterns` allow; without a tag it is `latest`.
+
+    `*` stands for anything within one part of a reference, `**` for anything at all: `python:*` is
+    every tag of `python`, and not `python:5000/other`, an image of a registry called python.
+    """
+    tagged = ":" in image.rpartition("/")[2] or "@" in image
+    full = image if tagged else f"{image}:latest"
+    return any(_compiled(each).fullmatch(name) for each in patterns for name in {image, full})
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    words = {"**": ".*", "*": "[^/]*"}
+    parts = re.split(r"(\*\*|\*)", pattern)
+    return re.compile("".join(words.get(part) or re.escape(part) for part in parts))
 
 
 def _offered(key: str, value: str, offer: Capabilities) -> bool:

@@ -34,7 +34,7 @@ class Standing(StrEnum):
 class Capabilities:
     """What a worker says it offers; never trusted beyond what settings allow.
 
-    `images` are patterns (`domain.images`) of what jobs may name to run in; none where it runs none.
+    `images` are patterns (`domain.matching`) of what jobs may name to run in; none where it runs none.
     """
 
     resources: Resources = Resources(1.0, 1024, 0, 1024)

@@ -12,7 +12,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
 from gridx.domain.ids import is_user_id
-from gridx.domain.images import REFERENCE, REFERENCE_MAX
 from gridx.domain.job import JobSpec, Limits
 from gridx.domain.matching import REQUIRE_KEYS
 from gridx.domain.money import parse_credits
@@ -36,6 +35,12 @@ NO_NUL = r"^[^\x00]*$"
 USER_ID = r"^[A-Za-z0-9_-]+$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 AMOUNT = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
+_IMAGE_PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE_HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/"
+_IMAGE_TAG = r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_IMAGE_DIGEST = "@sha256:[0-9a-f]{64}"
+IMAGE = rf"^({_IMAGE_HOST})?{_IMAGE_PART}(/{_IMAGE_PART})*({_IMAGE_TAG})?({_IMAGE_DIGEST})?$"
+"""An OCI image reference: a registry, a name, a tag, a digest; only the name is required."""
 REQUIRE_NAME = rf"^({'|'.join(REQUIRE_KEYS)}|label:[^\x00-\x1f\x7f-\x9f]+)$"
 
 
@@ -92,7 +97,7 @@ Argument = Annotated[
 ]
 Arguments = Annotated[list[Argument], Field(max_length=10_000)]
 EnvName = Annotated[str, Field(max_length=1024, pattern=ENV_NAME)]
-ImageName = Annotated[str, Field(min_length=1, max_length=REFERENCE_MAX, pattern=REFERENCE)]
+ImageName = Annotated[str, Field(min_length=1, max_length=255, pattern=IMAGE)]
 RequireName = Annotated[str, Field(min_length=1, max_length=70, pattern=REQUIRE_NAME)]
 
 

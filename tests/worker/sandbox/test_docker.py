@@ -13,9 +13,9 @@ import pytest
 
 from gridx.domain.attempt import Reason
 from gridx.domain.errors import Unavailable
-from gridx.domain.images import Pull
 from gridx.worker.sandbox.base import Limits, Program
 from gridx.worker.sandbox.docker.backend import Docker
+from gridx.worker.sandbox.docker.images import Pull
 from tests.support.docker import IMAGE, DockerEngine
 from tests.support.processes import running
 from tests.worker.sandbox.runs import Watcher, bash, run

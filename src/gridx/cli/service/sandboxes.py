@@ -9,8 +9,8 @@ import typer
 
 from gridx.cli import output
 from gridx.cli.command import Options
-from gridx.domain.images import DEFAULT_IMAGE, Pull
 from gridx.domain.sandbox import STRONGEST_FIRST, WEAKEST_SANDBOX, Backend
+from gridx.worker.sandbox.docker.images import DEFAULT_IMAGE, Pull
 
 if TYPE_CHECKING:
     from gridx.worker.sandbox.backends import Choice

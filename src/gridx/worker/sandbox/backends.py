@@ -15,11 +15,11 @@ from pathlib import Path
 from gridx.clock import Clock
 from gridx.domain.attempt import Reason
 from gridx.domain.errors import InvalidInput, Unavailable
-from gridx.domain.images import DEFAULT_IMAGE, Pull
 from gridx.domain.sandbox import STRONGEST_FIRST, WEAKEST_SANDBOX, Backend, choose, is_at_least
 from gridx.telemetry import get_logger
 from gridx.worker.sandbox.base import Emit, Limits, Outcome, Program, Report, Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
+from gridx.worker.sandbox.docker.images import DEFAULT_IMAGE, Pull
 from gridx.worker.sandbox.unsafe.unsandboxed import Unsandboxed
 
 _PROBE_TIMEOUT_S = 6.0

@@ -18,14 +18,13 @@ from pathlib import Path
 from gridx.clock import Clock, SystemClock
 from gridx.domain.attempt import Reason
 from gridx.domain.errors import Unavailable
-from gridx.domain.images import DEFAULT_IMAGE, Pull
 from gridx.telemetry import get_logger
 from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Program, Report, Stream
 from gridx.worker.sandbox.cgroups import groups
 from gridx.worker.sandbox.docker import recipe, seccomp
 from gridx.worker.sandbox.docker.container import Container
 from gridx.worker.sandbox.docker.engine import Engine, find_socket
-from gridx.worker.sandbox.docker.images import Image, ImageRules, read_image
+from gridx.worker.sandbox.docker.images import DEFAULT_IMAGE, Image, ImageRules, Pull, read_image
 from gridx.worker.sandbox.docker.pool import Pool
 from gridx.worker.sandbox.docker.recipe import Shape
 from gridx.worker.sandbox.docker.running import Running

@@ -2,12 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import msgspec
 from msgspec import Struct, field
 
 from gridx.domain.errors import Unavailable
-from gridx.domain.images import Pull, is_allowed
+from gridx.domain.matching import image_allowed
+
+DEFAULT_IMAGE = "gridx:latest"
+
+
+class Pull(StrEnum):
+    """When the engine fetches an image from a registry."""
+
+    NEVER = "never"
+    MISSING = "missing"
+    ALWAYS = "always"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +31,7 @@ class ImageRules:
 
     def choose(self, asked: str | None) -> str:
         """The image for a job that asks for `asked`; raises `Unavailable` for one not allowed."""
-        if asked is None or asked == self.default or is_allowed(asked, self.allowed):
+        if asked is None or asked == self.default or image_allowed(asked, self.allowed):
             return asked or self.default
         shown = ", ".join(self.allowed) or "none but its own"
         raise Unavailable(
