@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.docker import DockerEngine, docker_engine
 from tests.support.nats import NatsServer, nats_server
 from tests.support.postgres import PostgresServer, postgres_server
 
@@ -26,6 +27,13 @@ def nats() -> Generator[NatsServer]:
     """The NATS server of this test process."""
     with nats_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def docker() -> Generator[DockerEngine]:
+    """The container engine of this test process; tests that use it are in the group `docker`."""
+    with docker_engine() as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Which job fits which worker, and the names of shapes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from gridx.domain.matching import (
     why_not,
 )
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import Backend
 from gridx.domain.worker import Capabilities
 
 OFFER = Capabilities(
@@ -56,12 +59,32 @@ def shape(**changes: object) -> Shape:
         (shape(require=(("label:site", "lab-3"),)), "it does not offer label:site=lab-3"),
         (shape(require=(("label:empty", ""),)), None),
         (shape(require=(("label:none", ""),)), "it does not offer label:none="),
+        (shape(image="python:3.12"), "it does not run image python:3.12"),
         (shape(require=(("colour", "red"),)), "it does not offer colour=red"),
     ],
 )  # fmt: skip
 def test_why_a_worker_does_not_suit(wanted: Shape, why: str | None) -> None:
     assert why_not(wanted, OFFER) == why
     assert suits(wanted, OFFER) == (why is None)
+
+
+def test_a_floor_is_for_the_sandbox_that_the_job_would_get() -> None:
+    two = replace(OFFER, sandboxes=("docker", "gvisor"))
+    assert suits(shape(), two, Backend.GVISOR)
+    assert suits(shape(require=(("sandbox", "docker"),)), two, Backend.DOCKER)
+    why = why_not(shape(require=(("sandbox", "docker"),)), two, Backend.BUBBLEWRAP)
+    assert why == "it offers no such sandbox as strong as bubblewrap, which this grid demands"
+    assert why_not(shape(), OFFER, Backend.GVISOR) is not None
+
+
+def test_an_image_needs_a_worker_that_allows_it_in_containers() -> None:
+    wanted = shape(image="python:3.12")
+    offer = replace(OFFER, sandboxes=("bubblewrap", "docker"), images=("python:3.*",))
+    assert wanted.sandbox == "docker"
+    assert why_not(wanted, offer) is None
+    assert why_not(shape(image="python:2"), offer) == "it does not run image python:2"
+    assert not suits(wanted, offer, Backend.BUBBLEWRAP)
+    assert not suits(wanted, replace(offer, sandboxes=("bubblewrap",)))
 
 
 @pytest.mark.parametrize("key", REQUIRE_KEYS)
@@ -80,6 +103,11 @@ def test_a_shape_is_what_matching_looks_at_and_nothing_else() -> None:
 def test_the_name_of_a_shape_never_changes() -> None:
     # Stored with each job: another name for the same shape would strand what waits.
     assert shape_key(shape_of(JobSpec())) == "433d101b833ef25dfb924f392b6e0558"
+
+
+def test_jobs_of_two_images_are_of_two_shapes() -> None:
+    shapes = [shape_of(JobSpec(image=image)) for image in (None, "a", "b")]
+    assert len({shape_key(each) for each in shapes}) == 3
 
 
 shapes = st.builds(

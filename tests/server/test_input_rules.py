@@ -20,6 +20,8 @@ GOOD_SPECS: dict[str, Mapping[str, object]] = {
     "language javascript": {"code": "1", "language": "javascript"},
     "language node": {"code": "1", "language": "node"},
     "language bash": {"code": "1", "language": "bash"},
+    "image": {"code": "1", "image": "ghcr.io/lab-2/py_thon:3.12-slim@sha256:" + "0" * 64},
+    "image null": {"code": "1", "image": None},
     "command line": {"command": "echo 1"},
     "command words": {"command": ["echo", ""]},
     "stdin of 1 MiB": {"code": "1", "stdin": "x" * MIB},
@@ -173,6 +175,9 @@ BAD_SPECS: dict[str, tuple[object, str]] = {
     "user_id empty": ({"code": "1", "user_id": ""}, "user_id"),
     "user_id null": ({"code": "1", "user_id": None}, "user_id"),
     "require unknown": ({"code": "1", "require": {"cpu": "fast"}}, "require.cpu"),
+    "require an unheard-of sandbox": (
+        {"code": "1", "require": {"sandbox": "chroot"}}, "require.sandbox"
+    ),
     "require a number": ({"code": "1", "require": {"os": 1}}, "require.os"),
     "deadline without a zone": ({"code": "1", "deadline": "2099-01-01T00:00:00"}, "deadline"),
     "deadline a number": ({"code": "1", "deadline": 4_070_908_800}, "deadline"),
@@ -184,6 +189,16 @@ BAD_SPECS: dict[str, tuple[object, str]] = {
         "deadline",
     ),
     "not_before no time": ({"code": "1", "not_before": "2099-13-01T00:00:00Z"}, "not_before"),
+    "image with a space": ({"code": "1", "image": "python 3"}, "image"),
+    "image empty": ({"code": "1", "image": ""}, "image"),
+    "image of 256": ({"code": "1", "image": "a" * 256}, "image"),
+    "image with a newline": ({"code": "1", "image": "a\n"}, "image"),
+    "image that is an option": ({"code": "1", "image": "--privileged"}, "image"),
+    "image with a path": ({"code": "1", "image": "../../etc"}, "image"),
+    "image in another sandbox": (
+        {"code": "1", "image": "python", "require": {"sandbox": "bubblewrap"}}, "require.sandbox",
+    ),
+    "image a list": ({"code": "1", "image": ["python"]}, "image"),
     "unknown field": ({"code": "1", "colour": "red"}, "colour"),
     "not an object": ([], ""),
     "a text": ("code", ""),
@@ -192,7 +207,7 @@ BAD_SPECS: dict[str, tuple[object, str]] = {
 }  # fmt: skip
 LATER: dict[str, object] = {
     "inputs": {"a": "0" * 64}, "outputs": ["*"], "requirements": ["numpy"],
-    "image": "python:3", "network": True, "after": [],
+    "network": True, "after": [],
 }  # fmt: skip
 for field, value in LATER.items():
     BAD_SPECS[f"{field}, which comes later"] = ({"code": "1", field: value}, field)

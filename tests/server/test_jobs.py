@@ -30,6 +30,7 @@ def test_the_whole_job_shows_its_spec(alice: Api) -> None:
         "stdin": "text", "name": "demo", "tags": ["x", "y"], "user_id": alice.user_id,
         "resources": {"cpus": 0.5, "memory_mb": 512, "gpus": 1, "disk_mb": 64},
         "limits": {"timeout_s": 5.5, "output_bytes": 1024, "processes": 8},
+        "image": "registry.example.org:5000/lab/python:3.12",
         "require": {"os": "linux", "label:site": "lab-2"},
         "priority": -3, "max_attempts": 2, "retry_on_failure": True, "max_cost": "1.5",
         "not_before": "2099-01-01T01:00:00+01:00", "deadline": "2099-01-02T00:00:00Z",
@@ -45,7 +46,7 @@ def test_the_whole_job_shows_its_spec(alice: Api) -> None:
     assert job["created_at"].endswith("Z")
     for unknown in (
         "reason", "exit_code", "started_at", "finished_at", "queued_s", "run_s", "worker_id",
-        "cost", "retry_of", "receipt", "result", "batch_id", "image",
+        "cost", "retry_of", "receipt", "result", "batch_id",
     ):  # fmt: skip
         assert job[unknown] is None, unknown
     assert (job["stdout"], job["stderr"], job["attempts"]) == ("", "", [])

@@ -56,6 +56,9 @@ class JobFlags(Options):
     tag: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="A tag; may be repeated.")
     ] = None
+    image: Annotated[
+        str | None, typer.Option(metavar="NAME", help="An image to run in, where workers offer it.")
+    ] = None
     require: Annotated[
         list[str] | None,
         typer.Option(metavar="K=V", help="What the worker must be, like label:site=lab-2."),
@@ -103,6 +106,7 @@ class JobFlags(Options):
             "tags": self.tag,
             "resources": _given(resources),
             "limits": _given(limits),
+            "image": self.image,
             "require": _pairs("--require", self.require),
             "priority": self.priority,
             "max_attempts": self.max_attempts,

@@ -89,6 +89,7 @@ class JobOptions(TypedDict, total=False):
     user_id: str
     resources: Mapping[str, float]
     limits: Mapping[str, float]
+    image: str
     require: Mapping[str, str]
     priority: int
     max_attempts: int

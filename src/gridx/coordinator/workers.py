@@ -20,6 +20,7 @@ from gridx.domain.errors import Denied, NotFound, Unavailable
 from gridx.domain.page import Page
 from gridx.domain.policy import Policy
 from gridx.domain.resources import NOTHING, Resources
+from gridx.domain.sandbox import reaches
 from gridx.domain.user import Principal, Scope, TokenKind
 from gridx.domain.worker import Capabilities, Standing, Worker
 from gridx.storage import attempts, users, workers
@@ -45,12 +46,13 @@ class RegisteredWorker:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A worker with what is free on it now."""
+    """A worker with what is free on it now, and whether it may run the jobs of others."""
 
     worker: Worker
     free: Resources
     running: int
     load: float | None
+    serves_others: bool
     why: str | None = None
     """Why it gets less work than it offers, or none, for a person."""
 
@@ -166,6 +168,15 @@ class Workers:
         for kept, job, attempt in entry.keep:
             if job.cancel_requested and attempt.lease in session.live:
                 self._send_cancel(session, kept.key)
+        floor = self._policy.sandbox_at_least
+        if not reaches(session.worker.capabilities.sandboxes, floor):
+            session.order(
+                ControlOrder(
+                    "broadcast",
+                    f"Others' jobs run in {floor} or stronger on this grid, which this worker does "
+                    "not offer: it runs its owner's jobs only.",
+                )
+            )
         session.start()
         self._bus.publish(QUEUES)
 
@@ -315,12 +326,17 @@ class Workers:
         return self._state(worker)
 
     def _state(self, worker: Worker) -> WorkerState:
+        offer = worker.capabilities
+        serves_others = worker.admitted and reaches(offer.sandboxes, self._policy.sandbox_at_least)
         session = self._dispatcher.sessions.get(worker.worker_id)
         if session is None:
-            offer = worker.capabilities.resources
-            return WorkerState(worker, offer, 0, None, worker.set_aside_why)
+            return WorkerState(
+                worker, offer.resources, 0, None, serves_others, worker.set_aside_why
+            )
         why = worker.set_aside_why or _why_withheld(session.withheld)
-        return WorkerState(worker, session.free, len(session.live), session.load, why)
+        return WorkerState(
+            worker, session.free, len(session.live), session.load, serves_others, why
+        )
 
     async def pause(self, who: Principal, worker_id: str) -> WorkerState:
         """Give it no more work until it is resumed."""

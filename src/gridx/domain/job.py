@@ -61,8 +61,8 @@ class JobSpec(Struct, frozen=True):
     """What a submitter asked for, checked and with every default filled in.
 
     `code` is run by the interpreter of `language`; `command` (one shell line, or the words of a
-    command) takes the place of both. `max_cost` is in micro-credits, `not_before` and `deadline` are
-    microseconds since the epoch.
+    command) takes the place of both. `image` is the OCI image to run in; `max_cost` is in
+    micro-credits, `not_before` and `deadline` are microseconds since the epoch.
     """
 
     code: str = ""
@@ -75,6 +75,7 @@ class JobSpec(Struct, frozen=True):
     tags: tuple[str, ...] = ()
     resources: Resources = Resources()
     limits: Limits = Limits()
+    image: str | None = None
     require: Mapping[str, str] = {}
     priority: int = 0
     max_attempts: int = 3

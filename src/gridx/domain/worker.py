@@ -32,7 +32,10 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a worker says it offers; never trusted beyond what settings allow."""
+    """What a worker says it offers; never trusted beyond what settings allow.
+
+    `images` are patterns (`domain.matching`) of what jobs may name to run in; none where it runs none.
+    """
 
     resources: Resources = Resources(1.0, 1024, 0, 1024)
     languages: tuple[str, ...] = ("python", "javascript", "bash")
@@ -41,6 +44,7 @@ class Capabilities:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     os: str = "linux"
     arch: str = ""
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from gridx.domain.sandbox import WEAKEST_SANDBOX, Backend
+
 SUBPROTOCOL = "gridx.v1"
 SUBPROTOCOL_JSON = "gridx.v1+json"
 FRAME_BYTES_MAX = 8 * 1024 * 1024
@@ -59,7 +61,10 @@ class WireResources(_Part, frozen=True):
 
 
 class WireCapabilities(_Part, frozen=True):
-    """What a worker offers: `resources` in all, language names, sandbox backends, GPU models."""
+    """What a worker offers: `resources` in all, language names, sandbox backends, GPU models.
+
+    `images` are patterns of the images that jobs may name to run in.
+    """
 
     resources: WireResources
     languages: Annotated[list[Name], Meta(max_length=32)] = []
@@ -68,6 +73,7 @@ class WireCapabilities(_Part, frozen=True):
     labels: Annotated[dict[Name, Name], Meta(max_length=64)] = {}
     os: Name = "linux"
     arch: Name = "unknown"
+    images: Annotated[list[Name], Meta(max_length=256)] = []
 
 
 class LeaseRef(_Part, frozen=True):
@@ -96,7 +102,10 @@ class WireUsage(_Part, frozen=True):
 
 
 class WireSpec(_Part, frozen=True):
-    """What a worker needs of a job to run it; `timeout_s` is the attempt's limit."""
+    """What a worker needs of a job to run it; `timeout_s` is the attempt's limit.
+
+    It runs in the backend `sandbox` where that is named, and in none below `sandbox_at_least`.
+    """
 
     language: Name
     code: str
@@ -110,6 +119,9 @@ class WireSpec(_Part, frozen=True):
     timeout_s: float
     output_bytes: int
     processes: int
+    image: str | None = None
+    sandbox: Name | None = None
+    sandbox_at_least: Backend = WEAKEST_SANDBOX
 
 
 class Assignment(_Part, frozen=True):

@@ -136,7 +136,7 @@ class JobView(JobSummaryView):
     inputs: dict[str, str] = {}
     outputs: list[str] = []
     requirements: list[str] = []
-    image: str | None = None
+    image: str | None
     network: bool = False
     after: list[str] = []
     not_before: str | None = None
@@ -289,6 +289,7 @@ class CapabilitiesBody(Body):
     labels: Annotated[dict[Tag, ShortText], Field(max_length=64, default_factory=dict)]
     os: Tag = "linux"
     arch: Tag = "unknown"
+    images: Annotated[list[ShortText], Field(max_length=256, default_factory=list)]
 
 
 UUID4 = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
@@ -324,7 +325,11 @@ class BroadcastBody(Body):
 
 
 class WorkerView(View):
-    """A worker: state, what it offers, what is taken of it."""
+    """A worker: state, what it offers, what is taken of it.
+
+    `unsandboxed` workers run programs without any sandbox. `serves_others` says whether it is
+    admitted and offers a sandbox as strong as the grid demands; if not, it runs its owner's jobs only.
+    """
 
     worker_id: str
     name: str
@@ -338,6 +343,9 @@ class WorkerView(View):
     running: int
     languages: list[str]
     sandboxes: list[str]
+    images: list[str]
+    unsandboxed: bool
+    serves_others: bool
     gpus: list[str]
     labels: dict[str, str]
     os: str

@@ -17,6 +17,7 @@ from gridx.domain.job import JobSpec, Limits
 from gridx.domain.matching import REQUIRE_KEYS
 from gridx.domain.money import parse_credits
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import Backend
 
 CODE_BYTES_MAX = 1_048_576
 STDIN_BYTES_MAX = 1_048_576
@@ -25,15 +26,22 @@ ARGUMENTS_BYTES_MAX = 1_048_576
 BATCH_JOBS_MAX = 10_000
 SPEC_BYTES_MAX = 4 * 1024 * 1024
 NOT_YET = (
-    "inputs", "outputs", "requirements", "image", "network", "after",
+    "inputs", "outputs", "requirements", "network", "after",
 )  # fmt: skip
 """Fields of a spec that this version refuses by name."""
+BACKENDS = tuple(each.value for each in Backend)
 
 NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$"
 NO_NUL = r"^[^\x00]*$"
 USER_ID = r"^[A-Za-z0-9_-]+$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 AMOUNT = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
+_IMAGE_PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE_HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/"
+_IMAGE_TAG = r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_IMAGE_DIGEST = "@sha256:[0-9a-f]{64}"
+IMAGE = rf"^({_IMAGE_HOST})?{_IMAGE_PART}(/{_IMAGE_PART})*({_IMAGE_TAG})?({_IMAGE_DIGEST})?$"
+"""An OCI image reference: a registry, a name, a tag, a digest; only the name is required."""
 REQUIRE_NAME = rf"^({'|'.join(REQUIRE_KEYS)}|label:[^\x00-\x1f\x7f-\x9f]+)$"
 
 
@@ -98,6 +106,7 @@ Argument = Annotated[
 ]
 Arguments = Annotated[list[Argument], Field(max_length=10_000)]
 EnvName = Annotated[str, Field(max_length=1024, pattern=ENV_NAME)]
+ImageName = Annotated[str, Field(min_length=1, max_length=255, pattern=IMAGE)]
 RequireName = Annotated[str, Field(min_length=1, max_length=70, pattern=REQUIRE_NAME)]
 
 
@@ -121,6 +130,7 @@ def _schema_of_job(schema: dict[str, Any]) -> None:
         properties[name].pop("default", None)
     for name in ("env", "require"):
         properties[name]["additionalProperties"] = False
+    properties["require"]["properties"] = {"sandbox": {"enum": list(BACKENDS)}}
     only_code = {"required": ["code"], "not": {"required": ["command"]}}
     without = [{"required": [name]} for name in ("code", "language", "args")]
     schema["oneOf"] = [only_code, {"required": ["command"], "not": {"anyOf": without}}]
@@ -171,6 +181,7 @@ class JobBody(Body):
     user_id: UserId = ""
     resources: ResourcesBody = ResourcesBody()
     limits: LimitsBody = LimitsBody()
+    image: ImageName | None = None
     require: Annotated[dict[RequireName, Tag], Field(max_length=32)] = Field(
         default_factory=dict[str, str]
     )
@@ -198,6 +209,10 @@ class JobBody(Body):
             for name in ("language", "args"):
                 if name in self.model_fields_set:
                     raise wrong(name, "command takes the place of code, language and args")
+        if self.require.get("sandbox", Backend.NONE) not in BACKENDS:
+            raise wrong("require.sandbox", f"one of {', '.join(BACKENDS)}")
+        if self.image and self.require.get("sandbox", Backend.DOCKER) != Backend.DOCKER:
+            raise wrong("require.sandbox", "only docker runs jobs in an image of their own")
         if self.args or self.env or self.command:
             words = self.command if isinstance(self.command, list) else ()
             check_arguments((*self.args, *words), self.env)
@@ -222,6 +237,7 @@ class JobBody(Body):
             tags=tuple(self.tags),
             resources=Resources(float(r.cpus), r.memory_mb, r.gpus, r.disk_mb),
             limits=Limits(float(limits.timeout_s), limits.output_bytes, limits.processes),
+            image=self.image,
             require=self.require,
             priority=self.priority,
             max_attempts=self.max_attempts,

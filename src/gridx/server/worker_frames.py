@@ -21,7 +21,7 @@ from gridx.coordinator.sessions import (
     StateReport,
 )
 from gridx.domain.attempt import Reason
-from gridx.domain.job import JobSpec
+from gridx.domain.matching import shape_of
 from gridx.domain.resources import Resources
 from gridx.domain.worker import Capabilities
 from gridx.protocol import frames
@@ -46,6 +46,7 @@ def greeting(hello: frames.Hello) -> Greeting:
         offer.labels,
         offer.os,
         offer.arch,
+        tuple(offer.images),
     )
     return Greeting(
         hello.worker_id,
@@ -123,11 +124,12 @@ def _frame(order: LeaseOrder | ControlOrder | DisconnectOrder) -> Frame:
 
 def _assignment(attempt: AssignedAttempt) -> frames.Assignment:
     key = attempt.key
-    spec = _wire_spec(attempt.spec, attempt.limit_us)
+    spec = _wire_spec(attempt)
     return frames.Assignment(key.job_id, key.attempt, key.lease, spec, attempt.traceparent)
 
 
-def _wire_spec(spec: JobSpec, limit_us: int) -> frames.WireSpec:
+def _wire_spec(attempt: AssignedAttempt) -> frames.WireSpec:
+    spec = attempt.spec
     language, code, args = spec.language, spec.code, list(spec.args)
     if isinstance(spec.command, str):
         language, code = "bash", spec.command
@@ -144,9 +146,12 @@ def _wire_spec(spec: JobSpec, limit_us: int) -> frames.WireSpec:
         memory_mb=spec.resources.memory_mb,
         gpus=spec.resources.gpus,
         disk_mb=spec.resources.disk_mb,
-        timeout_s=limit_us / MICROSECONDS,
+        timeout_s=attempt.limit_us / MICROSECONDS,
         output_bytes=spec.limits.output_bytes,
         processes=spec.limits.processes,
+        image=spec.image,
+        sandbox=shape_of(spec).sandbox,
+        sandbox_at_least=attempt.sandbox_at_least,
     )
 
 

@@ -32,6 +32,7 @@ class _Spec(msgspec.Struct, omit_defaults=True):
     tags: list[str] = []
     require: dict[str, str] = {}
     max_cost: int | None = None
+    image: str | None = None
     not_before: int | None = None
 
 
@@ -118,7 +119,7 @@ def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> None:
 def _spec_text(spec: JobSpec) -> str:
     stored = _Spec(
         spec.language, spec.resources, spec.limits, list(spec.tags), dict(spec.require),
-        spec.max_cost, spec.not_before,
+        spec.max_cost, spec.image, spec.not_before,
     )  # fmt: skip
     return _encode(stored).decode()
 
@@ -144,6 +145,7 @@ def spec_of(row: "Row[Any]", texts: str | None) -> JobSpec:
         tags=tuple(stored.tags),
         resources=stored.resources,
         limits=stored.limits,
+        image=stored.image,
         require=stored.require,
         priority=row.priority,
         max_attempts=row.max_attempts,

@@ -9,7 +9,7 @@ too large is left in the spool and read again when its turn comes.
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import assert_never
 
@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 
 from gridx.clock import Clock
 from gridx.domain.errors import GridError, InvalidInput, Unavailable
+from gridx.domain.sandbox import Backend
 from gridx.protocol.frames import (
     CLOSE_POLICY,
     SUBPROTOCOL,
@@ -71,7 +72,7 @@ class Engine:
     def __init__(
         self,
         session: Session,
-        sandbox: Sandbox,
+        sandboxes: Mapping[Backend, Sandbox],
         spool: Spool,
         clock: Clock,
         *,
@@ -80,13 +81,14 @@ class Engine:
     ) -> None:
         self.session = session
         self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._sandbox = sandbox
+        self._sandboxes = sandboxes
         self._spool = spool
         self._clock = clock
         self._accepted = accepted
         self._tell = tell
         self._tasks = Tasks()
         self._cancels: dict[LeaseKey, asyncio.Event] = {}
+        self._runs_in: dict[LeaseKey, Sandbox] = {}
         self._unkept: set[LeaseKey] = set()
         self._outbox: deque[Frame | SendLogs] = deque()
         self._outbox_log_bytes = 0
@@ -113,8 +115,8 @@ class Engine:
                     self._record(frame)
                 case Forget(key):
                     self._forget(key)
-                case Run(assignment):
-                    self._run(assignment)
+                case Run(assignment, sandbox):
+                    self._run(assignment, self._sandboxes[sandbox])
                 case Stop(key):
                     self._cancels[key].set()
                 case Accepted():
@@ -180,23 +182,24 @@ class Engine:
 
     # ------------------------------------------------------------------------------- programs
 
-    def _run(self, assignment: Assignment) -> None:
+    def _run(self, assignment: Assignment, sandbox: Sandbox) -> None:
         key = LeaseKey.of(assignment)
-        cancel = self._cancels[key] = asyncio.Event()
-        self._tasks.start(f"attempt {key.job_id}", self._attempt(key, assignment, cancel))
+        self._cancels[key] = asyncio.Event()
+        self._runs_in[key] = sandbox
+        self._tasks.start(f"attempt {key.job_id}", self._attempt(key, assignment, sandbox))
 
-    async def _attempt(self, key: LeaseKey, assignment: Assignment, cancel: asyncio.Event) -> None:
+    async def _attempt(self, key: LeaseKey, assignment: Assignment, sandbox: Sandbox) -> None:
         worker = self.session.worker_id or ""
         with bound(worker=worker, job=key.job_id, attempt=key.attempt):
-            _log.debug("attempt_started")
+            _log.debug("attempt_started", sandbox=sandbox.name)
             finished = await execute(
-                self._sandbox,
+                sandbox,
                 assignment,
                 lambda stream, data: self.handle(Output(key, stream, data)),
-                cancel,
+                self._cancels[key],
             )
             _log.debug("attempt_ended", reason=finished.reason, wall_s=finished.usage.wall_s)
-        del self._cancels[key]
+        del self._cancels[key], self._runs_in[key]
         if key in self._unkept:
             self._unkept.discard(key)
             detail = "The worker's disk did not take the attempt's output."
@@ -282,20 +285,13 @@ class Engine:
         """Ask every sandbox now and then whether it is still there."""
         await self._welcomed.wait()
         while True:
-            keys = list(self._cancels)
-            answers = await asyncio.gather(*(self._answers(key) for key in keys))
-            silent = {key for key, lives in zip(keys, answers, strict=True) if not lives}
+            asked = dict(self._runs_in)
+            answers = await asyncio.gather(*(_answers(each, key) for key, each in asked.items()))
+            silent = {key for key, lives in zip(asked, answers, strict=True) if not lives}
             for key in silent:
                 _log.warning("sandbox_silent", job=key.job_id, attempt=key.attempt)
             self.handle(Silent(frozenset(silent)))
             await self._clock.sleep(self._heartbeat_s)
-
-    async def _answers(self, key: LeaseKey) -> bool:
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                return await self._sandbox.answers(key.lease)
-        except TimeoutError:
-            return False
 
     async def _empty_outbox(self, socket: ClientConnection, codec: Codec) -> None:
         with suppress(ConnectionClosed):  # the inbox sees it too
@@ -316,3 +312,11 @@ class Engine:
         if isinstance(item, Log):
             self._outbox_log_bytes -= len(item.data)
         await socket.send(codec.encode(item))
+
+
+async def _answers(sandbox: Sandbox, key: LeaseKey) -> bool:
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            return await sandbox.answers(key.lease)
+    except TimeoutError:
+        return False

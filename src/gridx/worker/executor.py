@@ -118,7 +118,9 @@ class Gather:
 
 
 def _program(spec: WireSpec) -> Program:
-    return Program(spec.language, spec.code, tuple(spec.args), spec.env, spec.stdin)
+    return Program(
+        spec.language, spec.code, tuple(spec.args), spec.env, spec.stdin, image=spec.image
+    )
 
 
 def _limits(spec: WireSpec) -> Limits:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gridx.domain.errors import InvalidInput
 from gridx.worker.identity import Identity, StateDir
+from gridx.worker.sandbox.backends import Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +15,7 @@ class WorkerOptions:
 
     Either `password` (with `user_id`) or `token` enrols it; a state folder that knows a worker
     already needs neither. `slots` is how many CPUs it offers, by default all of the machine's.
+    `prompt_mark` stands before each prompt.
     """
 
     urls: tuple[str, ...]
@@ -24,6 +26,8 @@ class WorkerOptions:
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     slots: int | None = None
+    sandbox: Choice = Choice()
+    prompt_mark: str = ""
     ca: Path | None = None
     insecure: bool = False
     interactive: bool = True

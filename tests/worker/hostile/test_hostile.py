@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,10 +13,10 @@ import pytest
 import pytest_asyncio
 
 from gridx.worker.sandbox.base import Enforcement, Program, Sandbox, Wanted
-from gridx.worker.sandbox.bubblewrap import Bubblewrap
-from tests.worker.hostile import collecting, escape, exhaustion, lying, spying, staying
+from tests.worker.hostile import collecting, escape, exhaustion, in_docker, lying, spying, staying
 from tests.worker.hostile.programs import Hostile, Kept
 from tests.worker.sandbox import traces
+from tests.worker.sandbox.backends import BACKENDS, PARAMETERS
 from tests.worker.sandbox.runs import Ran, run
 
 PROGRAMS = [
@@ -27,9 +27,9 @@ PROGRAMS = [
     *lying.PROGRAMS,
     *collecting.PROGRAMS,
 ]
-BACKENDS: dict[str, Callable[[], Sandbox]] = {"bubblewrap": Bubblewrap}
 COLLECTORS = {"bubblewrap"}
 """The backends that keep a job's files."""
+ELSEWHERE = {"docker": in_docker.EXPECTED}
 
 SECRET = ("no-job-may-ever-", "know-this-secret")
 
@@ -54,7 +54,7 @@ class Host:
         return replace(program, outputs=Wanted(hostile.outputs, into, 1_000_000, 50))
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=BACKENDS)
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=PARAMETERS)
 async def host(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncGenerator[Host]:
@@ -62,6 +62,7 @@ async def host(
 
     When all programs have run, nobody may have knocked, and nothing of them may be left.
     """
+    sandbox = BACKENDS[request.param](request)
     folder = tmp_path_factory.mktemp("worker")
     file = folder / "identity.json"
     file.write_text("".join(SECRET))
@@ -72,7 +73,6 @@ async def host(
     service = socket.create_server(("127.0.0.1", 0))
     os.environ["GRIDX_TEST_SECRET"] = "".join(SECRET)
     before = traces.count()
-    sandbox = BACKENDS[request.param]()
     enforces = (await sandbox.probe()).enforces
     await sandbox.open()
     words = {
@@ -100,7 +100,10 @@ async def host(
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("hostile", PROGRAMS, ids=lambda hostile: hostile.name)
 async def test_harms_nobody(host: Host, hostile: Hostile) -> None:
-    hostile = hostile.on(host.sandbox.name)
+    elsewhere = {
+        name: each[hostile.name] for name, each in ELSEWHERE.items() if hostile.name in each
+    }
+    hostile = replace(hostile, elsewhere={**hostile.elsewhere, **elsewhere}).on(host.sandbox.name)
     if hostile.uncounted is not None and not host.has_groups:
         hostile = replace(hostile, ends=(hostile.uncounted,))
     programs = [host.program(hostile) for _ in range(2)]

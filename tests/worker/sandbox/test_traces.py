@@ -15,7 +15,7 @@ from gridx.worker.sandbox.base import Limits, Program, Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.sandbox.cgroups import v1, v2
 from tests.worker.sandbox import traces
-from tests.worker.sandbox.runs import ATTEMPT, Watcher, bash, run
+from tests.worker.sandbox.runs import ATTEMPT, Watcher, bash, python, run
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -234,3 +234,21 @@ def _wait_until_gone(pid: int) -> None:
     finally:
         os.close(descriptor)
     assert gone, f"process {pid} still lives"
+
+
+@pytest.mark.parametrize("template", [True, False])
+async def test_signals_that_the_worker_ignores_are_not_ignored_by_jobs(template: bool) -> None:
+    ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = [signal.signal(each, signal.SIG_IGN) for each in ignored]
+    sandbox = Bubblewrap(template=template)
+    try:
+        await sandbox.open()
+        for number, code in ((2, 130), (1, 129), (3, 131)):
+            ran = await python(sandbox, f"import os; os.kill(os.getpid(), {number})")
+            assert ran.end == (code, Reason.EXIT_CODE)
+            ran = await bash(sandbox, f"sh -c 'kill -{number} $$'; exit $?")
+            assert ran.end == (code, Reason.EXIT_CODE)
+    finally:
+        await sandbox.close()
+        for each, handler in zip(ignored, before, strict=True):
+            signal.signal(each, handler)

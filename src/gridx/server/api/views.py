@@ -12,6 +12,7 @@ from gridx.domain.ledger import Balance, Movement, StatementLine, is_grids, owne
 from gridx.domain.money import format_credits
 from gridx.domain.pricing import Receipt, attempt_verdict
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import Backend
 from gridx.domain.user import ApiKey
 from gridx.protocol import http
 
@@ -53,6 +54,7 @@ def whole_job(whole: WholeJob) -> http.JobView:
     return http.JobView.model_construct(
         **_summary(whole.job),
         code=spec.code,
+        image=spec.image,
         command=command,
         args=list(spec.args),
         env=dict(spec.env),
@@ -89,6 +91,9 @@ def worker(state: WorkerState) -> http.WorkerView:
         running=state.running,
         languages=list(offer.languages),
         sandboxes=list(offer.sandboxes),
+        images=list(offer.images),
+        unsandboxed=Backend.NONE in offer.sandboxes,
+        serves_others=state.serves_others,
         gpus=list(offer.gpus),
         labels=dict(offer.labels),
         os=offer.os,
@@ -198,7 +203,7 @@ def _attempt(attempt: Attempt, submitter: str) -> http.AttemptView:
         else http.UsageView(
             wall_s=usage.wall_s, cpu_s=usage.cpu_s, peak_memory_mb=usage.peak_memory_mb
         ),
-        sandbox=attempt.sandbox,
+        sandbox=None if attempt.started_at is None else attempt.sandbox,
         billed_s=attempt.billed_us / MICROSECONDS,
         fault=None if says is None else says.fault,
         why=None if says is None else says.why,

@@ -107,4 +107,5 @@ def _capabilities(body: http.CapabilitiesBody) -> Capabilities:
         body.labels,
         body.os,
         body.arch,
+        tuple(body.images),
     )

@@ -22,6 +22,9 @@ class Stream(StrEnum):
     STDERR = "stderr"
 
 
+GRACE_S = 5.0
+"""Between TERM and KILL."""
+
 Emit = Callable[[Stream, bytes], None]
 """Takes a piece of output as it arrives; called on the event loop, must not block or raise."""
 

@@ -1,4 +1,4 @@
-"""The two output streams of an attempt: pipes, read as the job writes, up to their limit."""
+"""The two output streams of an attempt, up to their limit: pipes, read as the job writes."""
 
 import asyncio
 import os
@@ -7,6 +7,29 @@ from collections.abc import Callable
 from gridx.worker.sandbox.base import Emit, Stream
 
 _READ_BYTES = 65_536
+
+
+class Bound:
+    """Hands each piece of output on, up to the limit of its stream.
+
+    The byte past `limit_bytes` of a stream is dropped with all that follow it, and `exceeded` is
+    called once.
+    """
+
+    def __init__(self, limit_bytes: int, emit: Emit, exceeded: Callable[[], None]) -> None:
+        self._left = dict.fromkeys(Stream, limit_bytes)
+        self._emit = emit
+        self._exceeded = exceeded
+        self._over = False
+
+    def take(self, stream: Stream, piece: bytes) -> None:
+        kept = piece[: self._left[stream]]
+        self._left[stream] -= len(kept)
+        if kept:
+            self._emit(stream, kept)
+        if len(kept) < len(piece) and not self._over:
+            self._over = True
+            self._exceeded()
 
 
 class Pipes:
@@ -42,20 +65,16 @@ class Pipes:
 
 
 class Outputs:
-    """Reads both streams on the event loop and hands each piece on.
+    """Reads both streams on the event loop and hands each piece on, within its bound.
 
-    The byte past `limit_bytes` of a stream is dropped with all that follow it, and `exceeded` is
-    called once. Reading goes on, so that a job that is being ended does not block.
+    Reading goes on beyond it, so that a job that is being ended does not block.
     """
 
     def __init__(
         self, pipes: Pipes, limit_bytes: int, emit: Emit, exceeded: Callable[[], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._left = dict.fromkeys(Stream, limit_bytes)
-        self._emit = emit
-        self._exceeded = exceeded
-        self._over = False
+        self._bound = Bound(limit_bytes, emit, exceeded)
         self._readers = pipes.readers
         for stream, reader in self._readers.items():
             self._loop.add_reader(reader, self._read, stream)
@@ -80,13 +99,7 @@ class Outputs:
         if not piece:
             self._close(stream)
             return False
-        kept = piece[: self._left[stream]]
-        self._left[stream] -= len(kept)
-        if kept:
-            self._emit(stream, kept)
-        if len(kept) < len(piece) and not self._over:
-            self._over = True
-            self._exceeded()
+        self._bound.take(stream, piece)
         return True
 
     def _close(self, stream: Stream) -> None:

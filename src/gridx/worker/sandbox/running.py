@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 from gridx.clock import Clock
 from gridx.domain.attempt import Reason
-from gridx.worker.sandbox.base import Emit, Limits, Program
+from gridx.worker.sandbox.base import GRACE_S, Emit, Limits, Program
 from gridx.worker.sandbox.cell import Cell
 from gridx.worker.sandbox.cgroups.groups import Counters, Group
 from gridx.worker.sandbox.ending import Seen
 from gridx.worker.sandbox.inside import wire
 from gridx.worker.sandbox.outputs import Outputs
 
-GRACE_S = 5.0
 _KILL_TAKES_S = 10.0
 _LOOK_S = 0.01
 

@@ -27,6 +27,7 @@ CPU_PERIOD_US = 100_000
 IO_WEIGHT = 50
 """Of a worker's disk traffic, where the machine's own has 100; attempts share it equally."""
 _FILE_BYTES_MAX = 16_384
+_SHARES_OF_A_CPU = 1024
 _instances = itertools.count()
 
 
@@ -46,6 +47,11 @@ class Allowance:
             return None
         return max(1_000, round(self.cpus * CPU_PERIOD_US))
 
+    @property
+    def cpu_shares(self) -> int:
+        """Its weight among others, in the unit of version 1 and of container engines."""
+        return max(2, round(self.cpus * _SHARES_OF_A_CPU))
+
 
 @dataclass(frozen=True, slots=True)
 class Counters:
@@ -57,16 +63,16 @@ class Counters:
     refused_forks: int = 0
 
 
-class Group(Protocol):
-    """The control group of one attempt."""
+class Watched(Protocol):
+    """The control group of one attempt, whoever made it."""
 
     @property
-    def joins(self) -> tuple[int, ...]:
-        """Open files; a process that writes `0` to each is in the group."""
+    def enforces(self) -> frozenset[Enforcement]:
+        """Which promises can be told from it."""
         ...
 
-    def limit(self, allowance: Allowance) -> None:
-        """Bound the group from now on."""
+    def expect(self, allowance: Allowance) -> None:
+        """From now on it may take so much memory, and so much on its disk."""
         ...
 
     def memory_exceeded(self, disk_used: Callable[[], int]) -> bool:
@@ -78,7 +84,20 @@ class Group(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the group up; its processes must have ended."""
+        """Look at it no more; a group that was made here is given up, its processes ended."""
+        ...
+
+
+class Group(Watched, Protocol):
+    """The control group of one attempt, made here."""
+
+    @property
+    def joins(self) -> tuple[int, ...]:
+        """Open files; a process that writes `0` to each is in the group."""
+        ...
+
+    def limit(self, allowance: Allowance) -> None:
+        """Bound the group from now on."""
         ...
 
 
@@ -215,10 +234,10 @@ def mounts() -> list[tuple[str, str, frozenset[str]]]:
     return found
 
 
-def memberships() -> dict[str, str]:
-    """The group of this process for each controller (of version 2 under the empty name)."""
+def memberships(pid: int | None = None) -> dict[str, str]:
+    """The group of a process (this one) for each controller (of version 2 under the empty name)."""
     result: dict[str, str] = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in Path(f"/proc/{pid or 'self'}/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         for each in controllers.split(","):
             result[each] = path

@@ -16,7 +16,6 @@ _CONTROLLERS = {
     "blkio": Enforcement.IO,
 }
 _IO_WEIGHT = "blkio.bfq.weight"
-_SHARES_OF_A_CPU = 1024
 
 
 class GroupsV1:
@@ -32,7 +31,7 @@ class GroupsV1:
 
     @property
     def enforces(self) -> frozenset[Enforcement]:
-        return frozenset(kept for each in self._own if (kept := _CONTROLLERS[each]) is not None)
+        return _promises(self._own)
 
     def open(self) -> None:
         for folder in set(self._above.values()):
@@ -60,38 +59,21 @@ class GroupsV1:
             self._removed_later.append(folder)
 
 
-class GroupV1:
-    """One attempt's groups, one in each hierarchy."""
+class WatchedV1:
+    """Groups of one attempt, one in each hierarchy, whoever made and bounded them."""
 
-    def __init__(self, folders: dict[str, Path], remove: Callable[[Path], None]) -> None:
+    def __init__(self, folders: dict[str, Path]) -> None:
         self._folders = folders
-        self._remove = remove
-        unique = set(folders.values())
-        for each in unique:
-            each.mkdir()
-        self._joins = tuple(os.open(each / "cgroup.procs", os.O_WRONLY) for each in unique)
         counted = "memory" in folders
         self._mark = MemoryMark(self._memory("usage_in_bytes")) if counted else None
 
     @property
-    def joins(self) -> tuple[int, ...]:
-        return self._joins
+    def enforces(self) -> frozenset[Enforcement]:
+        return _promises(self._folders)
 
-    def limit(self, allowance: Allowance) -> None:
+    def expect(self, allowance: Allowance) -> None:
         if self._mark is not None:
             self._mark.limit(allowance.memory_bytes)
-            hard = allowance.memory_bytes + allowance.disk_bytes
-            groups.write(self._memory("limit_in_bytes"), hard)
-            with_swap = self._memory("memsw.limit_in_bytes")
-            if with_swap.exists():
-                groups.write(with_swap, hard)
-        if pids := self._folders.get("pids"):
-            groups.write(pids / "pids.max", allowance.processes)
-        if cpu := self._folders.get("cpu"):
-            shares = max(2, round(allowance.cpus * _SHARES_OF_A_CPU))
-            groups.write(cpu / "cpu.shares", shares)
-            if (quota := allowance.cpu_quota_us) is not None:
-                groups.write(cpu / "cpu.cfs_quota_us", quota)
 
     def memory_exceeded(self, disk_used: Callable[[], int]) -> bool:
         if self._mark is None or (usage := self._mark.passed()) is None:
@@ -118,13 +100,47 @@ class GroupV1:
     def close(self) -> None:
         if self._mark is not None:
             self._mark.close()
+
+    def _memory(self, name: str) -> Path:
+        return self._folders["memory"] / f"memory.{name}"
+
+
+class GroupV1(WatchedV1):
+    """Groups of one attempt that were made here."""
+
+    def __init__(self, folders: dict[str, Path], remove: Callable[[Path], None]) -> None:
+        self._remove = remove
+        unique = set(folders.values())
+        for each in unique:
+            each.mkdir()
+        self._joins = tuple(os.open(each / "cgroup.procs", os.O_WRONLY) for each in unique)
+        super().__init__(folders)
+
+    @property
+    def joins(self) -> tuple[int, ...]:
+        return self._joins
+
+    def limit(self, allowance: Allowance) -> None:
+        self.expect(allowance)
+        if "memory" in self._folders:
+            hard = str(allowance.memory_bytes + allowance.disk_bytes)
+            self._memory("limit_in_bytes").write_text(hard)
+            with_swap = self._memory("memsw.limit_in_bytes")
+            if with_swap.exists():
+                with_swap.write_text(hard)
+        if pids := self._folders.get("pids"):
+            (pids / "pids.max").write_text(str(allowance.processes))
+        if cpu := self._folders.get("cpu"):
+            (cpu / "cpu.shares").write_text(str(allowance.cpu_shares))
+            if (quota := allowance.cpu_quota_us) is not None:
+                (cpu / "cpu.cfs_quota_us").write_text(str(quota))
+
+    def close(self) -> None:
+        super().close()
         for each in self._joins:
             os.close(each)
         for folder in set(self._folders.values()):
             self._remove(folder)
-
-    def _memory(self, name: str) -> Path:
-        return self._folders["memory"] / f"memory.{name}"
 
 
 def find() -> GroupsV1 | None:
@@ -140,6 +156,22 @@ def find() -> GroupsV1 | None:
             if os.access(own, os.W_OK):
                 folders[controller] = own
     return GroupsV1(folders) if folders else None
+
+
+def watch(pid: int) -> WatchedV1 | None:
+    """The groups that process `pid` is in, where they can be seen; None where they cannot."""
+    paths = groups.memberships(pid)
+    folders: dict[str, Path] = {}
+    for kind, folder, options in groups.mounts():
+        for controller in options & set(_CONTROLLERS) if kind == "cgroup" else ():
+            own = Path(folder) / paths.get(controller, "/").lstrip("/")
+            if own != Path(folder) and own.is_dir():
+                folders[controller] = own
+    return WatchedV1(folders) if folders else None
+
+
+def _promises(folders: dict[str, Path]) -> frozenset[Enforcement]:
+    return frozenset(kept for each in folders if (kept := _CONTROLLERS[each]) is not None)
 
 
 def _removed(folder: Path) -> bool:

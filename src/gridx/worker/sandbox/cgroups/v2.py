@@ -58,39 +58,22 @@ class GroupsV2:
             self._removed_later.append(folder)
 
 
-class GroupV2:
-    """One attempt's group."""
+class WatchedV2:
+    """One attempt's group, whoever made and bounded it."""
 
-    def __init__(
-        self, folder: Path, controllers: frozenset[str], remove: Callable[[Path], None]
-    ) -> None:
+    def __init__(self, folder: Path, controllers: frozenset[str]) -> None:
         self._folder = folder
         self._controllers = controllers
-        self._remove = remove
-        folder.mkdir()
-        self._joins = (os.open(folder / "cgroup.procs", os.O_WRONLY),)
         counted = "memory" in controllers
         self._mark = MemoryMark(folder / "memory.current") if counted else None
 
     @property
-    def joins(self) -> tuple[int, ...]:
-        return self._joins
+    def enforces(self) -> frozenset[Enforcement]:
+        return frozenset(_CONTROLLERS[each] for each in self._controllers)
 
-    def limit(self, allowance: Allowance) -> None:
+    def expect(self, allowance: Allowance) -> None:
         if self._mark is not None:
             self._mark.limit(allowance.memory_bytes)
-            self._write("memory.max", allowance.memory_bytes + allowance.disk_bytes)
-            self._write("memory.high", allowance.memory_bytes + _SLACK_BYTES)
-            self._write("memory.oom.group", 1)
-            if (self._folder / "memory.swap.max").exists():
-                self._write("memory.swap.max", 0)
-        if "pids" in self._controllers:
-            self._write("pids.max", allowance.processes)
-        if "cpu" in self._controllers:
-            weight = max(1, min(10_000, round(allowance.cpus * _WEIGHT_OF_A_CPU)))
-            self._write("cpu.weight", weight)
-            if (quota := allowance.cpu_quota_us) is not None:
-                self._write("cpu.max", f"{quota} {groups.CPU_PERIOD_US}")
 
     def memory_exceeded(self, disk_used: Callable[[], int]) -> bool:
         if self._mark is None or (usage := self._mark.passed()) is None:
@@ -99,10 +82,7 @@ class GroupV2:
             return True
         stat = groups.read_table(self._folder / "memory.stat")
         droppable = stat["file"] - stat["shmem"] + stat.get("slab_reclaimable", 0)
-        if self._mark.exceeded(usage, usage - droppable - disk_used()):
-            return True
-        self._write("memory.high", self._mark.mark_bytes + _SLACK_BYTES)
-        return False
+        return self._mark.exceeded(usage, usage - droppable - disk_used())
 
     def counters(self) -> Counters:
         stat = groups.read_table(self._folder / "cpu.stat")
@@ -119,6 +99,49 @@ class GroupV2:
     def close(self) -> None:
         if self._mark is not None:
             self._mark.close()
+
+
+class GroupV2(WatchedV2):
+    """One attempt's group that was made here."""
+
+    def __init__(
+        self, folder: Path, controllers: frozenset[str], remove: Callable[[Path], None]
+    ) -> None:
+        self._remove = remove
+        folder.mkdir()
+        self._joins = (os.open(folder / "cgroup.procs", os.O_WRONLY),)
+        super().__init__(folder, controllers)
+
+    @property
+    def joins(self) -> tuple[int, ...]:
+        return self._joins
+
+    def limit(self, allowance: Allowance) -> None:
+        self.expect(allowance)
+        if "memory" in self._controllers:
+            self._write("memory.max", allowance.memory_bytes + allowance.disk_bytes)
+            self._write("memory.high", allowance.memory_bytes + _SLACK_BYTES)
+            self._write("memory.oom.group", 1)
+            if (self._folder / "memory.swap.max").exists():
+                self._write("memory.swap.max", 0)
+        if "pids" in self._controllers:
+            self._write("pids.max", allowance.processes)
+        if "cpu" in self._controllers:
+            weight = max(1, min(10_000, round(allowance.cpus * _WEIGHT_OF_A_CPU)))
+            self._write("cpu.weight", weight)
+            if (quota := allowance.cpu_quota_us) is not None:
+                self._write("cpu.max", f"{quota} {groups.CPU_PERIOD_US}")
+
+    def memory_exceeded(self, disk_used: Callable[[], int]) -> bool:
+        before = self._mark.mark_bytes if self._mark is not None else 0
+        if super().memory_exceeded(disk_used):
+            return True
+        if self._mark is not None and self._mark.mark_bytes != before:
+            self._write("memory.high", self._mark.mark_bytes + _SLACK_BYTES)
+        return False
+
+    def close(self) -> None:
+        super().close()
         for each in self._joins:
             os.close(each)
         self._remove(self._folder)
@@ -148,6 +171,17 @@ def weighs_disks(top: Path, disks: list[Path]) -> bool:
     by_cost = {line.split()[0] for line in lines if "enable=1" in line.split()}
     costly = bool(disks) and {(each / "dev").read_text().strip() for each in disks} <= by_cost
     return costly or groups.all_use_bfq(disks)
+
+
+def watch(pid: int) -> WatchedV2 | None:
+    """The group that process `pid` is in, where it can be seen; None where it cannot."""
+    for kind, folder, _ in groups.mounts():
+        own = Path(folder) / groups.memberships(pid).get("", "/").lstrip("/")
+        if kind == "cgroup2" and own != Path(folder) and (own / "cgroup.controllers").exists():
+            controllers = set((own / "cgroup.controllers").read_text().split())
+            if found := frozenset(controllers & set(_CONTROLLERS)):
+                return WatchedV2(own, found)
+    return None
 
 
 def _places(top: Path, own: Path) -> Iterator[Path]:

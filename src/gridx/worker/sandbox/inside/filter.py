@@ -129,13 +129,13 @@ _ARCHITECTURES = {
 
 _CLONE3 = 435
 _X32_BIT = 0x40000000
-_NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW* that clone(2) takes
-_FAMILIES = (1, 2, 10)  # unix, inet, inet6: others (vsock, netlink, packet) pass namespaces or bugs
-_PROTOCOLS = (0, 1, 6, 17, 58)  # default, icmp, tcp, udp, icmpv6: others load kernel modules
-_TERMINAL_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
-_PERSONALITIES = (0, 8, 0x20000, 0x20008, 0xFFFFFFFF)  # Linux, 32-bit look, old names; a question
+NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW* that clone(2) takes
+FAMILIES = (1, 2, 10)  # unix, inet, inet6: others (vsock, netlink, packet) pass namespaces or bugs
+PROTOCOLS = (0, 1, 6, 17, 58)  # default, icmp, tcp, udp, icmpv6: others load kernel modules
+TERMINAL_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+PERSONALITIES = (0, 8, 0x20000, 0x20008, 0xFFFFFFFF)  # Linux, 32-bit look, old names; a question
 
-_EPERM, _ENOSYS, _EPROTONOSUPPORT, _EAFNOSUPPORT = 1, 38, 93, 97
+EPERM, ENOSYS, EPROTONOSUPPORT, EAFNOSUPPORT = 1, 38, 93, 97
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 
@@ -154,32 +154,32 @@ def compile_filter(machine: str) -> bytes:
         _equal(arch.tag, 1, 0),
         _answer(_KILL),
         _load(_NUMBER_AT),
-        *_when(_at_least(_X32_BIT), [_answer(_ERRNO | _ENOSYS)]),
+        *_when(_at_least(_X32_BIT), [_answer(_ERRNO | ENOSYS)]),
         # The flags of clone3 lie in memory, where no filter can see them: C libraries fall back.
-        *_when(_equal(_CLONE3), [_answer(_ERRNO | _ENOSYS)]),
+        *_when(_equal(_CLONE3), [_answer(_ERRNO | ENOSYS)]),
         *_when(_equal(arch.clone), _clone_rule()),
         *_when(_equal(arch.socket), _socket_rule()),
-        *_when(_equal(arch.ioctl), _refuse_when(1, _TERMINAL_INJECTION, _EPERM)),
-        *_when(_equal(arch.personality), _allow_only(0, _PERSONALITIES, _EPERM)),
+        *_when(_equal(arch.ioctl), _refuse_when(1, TERMINAL_INJECTION, EPERM)),
+        *_when(_equal(arch.personality), _allow_only(0, PERSONALITIES, EPERM)),
     ]
     for index, number in enumerate(denied):
         program.append(_equal(number, len(denied) - index, 0))
-    program += [_answer(_ALLOW), _answer(_ERRNO | _EPERM)]
+    program += [_answer(_ALLOW), _answer(_ERRNO | EPERM)]
     return b"".join(program)
 
 
 def _clone_rule() -> list[bytes]:
     return [
         _load(_ARGUMENTS_AT),
-        _any_bit(_NEW_NAMESPACES, 0, 1),
-        _answer(_ERRNO | _EPERM),
+        _any_bit(NEW_NAMESPACES, 0, 1),
+        _answer(_ERRNO | EPERM),
         _answer(_ALLOW),
     ]
 
 
 def _socket_rule() -> list[bytes]:
-    family = _among(_FAMILIES, otherwise=_ERRNO | _EAFNOSUPPORT)
-    protocol = _among(_PROTOCOLS, otherwise=_ERRNO | _EPROTONOSUPPORT)
+    family = _among(FAMILIES, otherwise=_ERRNO | EAFNOSUPPORT)
+    protocol = _among(PROTOCOLS, otherwise=_ERRNO | EPROTONOSUPPORT)
     return [
         _load(_ARGUMENTS_AT),
         *family,

@@ -25,7 +25,7 @@ from gridx.worker.sandbox.inside.wire import (
     Start,
 )
 
-_MASKED_FILES = (
+MASKED_FILES = (
     "cmdline",
     "kallsyms",
     "kcore",
@@ -37,12 +37,12 @@ _MASKED_FILES = (
     "sysrq-trigger",
     "timer_list",
 )
-_MASKED_FOLDERS = ("acpi", "asound", "bus", "driver", "fs", "irq", "scsi", "tty")
-_READ_ONLY_FOLDERS = ("sys",)
+MASKED_FOLDERS = ("acpi", "asound", "bus", "driver", "fs", "irq", "scsi", "tty")
+READ_ONLY_FOLDERS = ("sys",)
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # which other programs would inherit
-_OPEN_FILES = 4096
-_LOCKED_BYTES = 64 << 10
-_QUEUED_BYTES = 819_200
+OPEN_FILES = 4096
+LOCKED_BYTES = 64 << 10
+QUEUED_BYTES = 819_200
 _LINE_OF_NODE, _PAYLOAD_OF_NODE = 62, 63
 """Above all that Node opens for itself, so that its own descriptors have their usual numbers."""
 
@@ -76,9 +76,9 @@ def _prepare(supervisor: socket.socket, uid: int, setup: Setup) -> int:
     kernel.drop_privileges(uid, dumpable=True)
     for kind, most in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, _OPEN_FILES),
-        (resource.RLIMIT_MEMLOCK, _LOCKED_BYTES),
-        (resource.RLIMIT_MSGQUEUE, _QUEUED_BYTES),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+        (resource.RLIMIT_MEMLOCK, LOCKED_BYTES),
+        (resource.RLIMIT_MSGQUEUE, QUEUED_BYTES),
     ):
         resource.setrlimit(kind, (most, most))
     kernel.install_filter(setup.filter)
@@ -91,13 +91,13 @@ def _mount_proc() -> None:
     """A /proc that shows this world's processes, without what tells of the machine or steers it."""
     hidden = kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC
     kernel.mount("proc", "/proc", "proc", hidden)
-    for name in _MASKED_FILES:
+    for name in MASKED_FILES:
         if os.path.exists(f"/proc/{name}"):
             kernel.mount("/dev/null", f"/proc/{name}", None, kernel.BIND)
-    for name in _MASKED_FOLDERS:
+    for name in MASKED_FOLDERS:
         if os.path.isdir(f"/proc/{name}"):
             kernel.mount(EMPTY, f"/proc/{name}", None, kernel.BIND)
-    for name in _READ_ONLY_FOLDERS:
+    for name in READ_ONLY_FOLDERS:
         kernel.mount(f"/proc/{name}", f"/proc/{name}", None, kernel.BIND)
         flags = kernel.BIND | kernel.REMOUNT | kernel.READ_ONLY | hidden
         kernel.mount(None, f"/proc/{name}", None, flags)

@@ -1,0 +1,1 @@
+"""The `docker` backend: one container of a container engine for each attempt."""
