@@ -92,8 +92,9 @@ def test_doctor_for_programs() -> None:
         (True, True, False, "online"),
         (False, False, False, "online (not admitted)"),
         (True, False, False, "online (sandbox too weak)"),
-        (True, False, True, "UNSANDBOXED online (sandbox too weak)"),
+        (True, False, True, "UNSANDBOXED online"),
         (True, True, True, "UNSANDBOXED online"),
+        (False, False, True, "UNSANDBOXED online (not admitted)"),
     ],
 )
 def test_a_workers_status(

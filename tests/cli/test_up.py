@@ -47,6 +47,8 @@ def test_a_power_cut_leaves_nothing_running(tmp_path: Path) -> None:
         family = [up, *up.children(recursive=True)]
         (worker,) = up.children()
         assert os.getpgid(worker.pid) == up.pid
+        assert any(name.startswith("GRIDX_") for name in up.environ())
+        assert not any(name.startswith("GRIDX_") for name in worker.environ())
         assert len(family) > 2, "the worker's sandbox is there, in a session of its own"
         os.kill(grid.process.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(family, timeout=10)

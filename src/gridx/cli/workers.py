@@ -113,10 +113,13 @@ def find_worker(client: "Client", text: str) -> str:
 
 def _status(worker: "WorkerView") -> str:
     """Its status, with what keeps it from serving others, and loudly when it has no sandbox."""
-    alarm = f"{output.UNSANDBOXED} " if worker.unsandboxed else ""
     if not worker.admitted:
-        return f"{alarm}{worker.status} (not admitted)"
-    return f"{alarm}{worker.status}{'' if worker.serves_others else ' (sandbox too weak)'}"
+        status = f"{worker.status} (not admitted)"
+    elif worker.serves_others or worker.unsandboxed:
+        status = worker.status
+    else:
+        status = f"{worker.status} (sandbox too weak)"
+    return f"{output.UNSANDBOXED} {status}" if worker.unsandboxed else status
 
 
 def _show_worker(view: "WorkerView") -> None:
