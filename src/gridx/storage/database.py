@@ -43,6 +43,7 @@ from gridx.storage.dialect import (
     is_rolled_back,
     is_sqlite,
     make_engine,
+    refuses_writes,
     was_overtaken,
 )
 from gridx.storage.pulse import Pulse
@@ -103,7 +104,7 @@ class Database:
         self._waits: dict[object, float] = {}
         self._closed = False
         self.takes_writes = True
-        """Whether the newest write transaction was not refused by the database (a full disk does)."""
+        """Whether the database did not refuse the newest write transaction, as a full disk does."""
 
     @property
     def engine(self) -> Engine:
@@ -260,7 +261,8 @@ class Database:
                 if not again or attempt == _CONTENTION_TRIES - 1:
                     known = isinstance(error, PoolTimeout) or is_rolled_back(error)
                     failure = _translated(error, UNKNOWN if committing and not known else AWAY)
-                    self.takes_writes = not isinstance(failure, Unavailable)
+                    if isinstance(failure, Unavailable) and not isinstance(error, PoolTimeout):
+                        self.takes_writes = not refuses_writes(error)
                     return failure
             except Exception as error:  # noqa: BLE001  (it is the caller's to raise)
                 return error

@@ -227,6 +227,14 @@ def is_rolled_back(error: DBAPIError) -> bool:
     return any(sign in str(error.orig) for sign in ("database is locked", "disk is full"))
 
 
+def refuses_writes(error: DBAPIError) -> bool:
+    """Whether a database that is there says that it cannot store anything: full, or read-only."""
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return state[:2] == "53" or state == "25006"
+    return isinstance(error.orig, sqlite3.Error)
+
+
 _SQLITE_AWAY = (
     "database is locked",
     "disk is full",

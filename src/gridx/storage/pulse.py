@@ -61,6 +61,7 @@ class Pulse:
         """Look until cancelled; `waiting_since` is when (loop time) the oldest wait began."""
         loop = asyncio.get_running_loop()
         clock = SystemClock()  # a server's silence is in real time, whatever else is not
+        await self._look(stuck=False)  # its connection is there before it is needed
         while True:
             await clock.sleep(_LOOK_S)
             since = waiting_since()
