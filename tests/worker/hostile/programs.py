@@ -58,6 +58,13 @@ class Expected:
     says: bytes | None = REFUSED
 
 
+GUEST_ONLY = {"gvisor": Expected(says=None)}
+"""It works, on the job's own kernel, where it harms nobody else."""
+
+OTHER_ERROR = {"gvisor": Expected(ends=((1, Reason.EXIT_CODE),), says=b"")}
+"""It fails there too, but with another error than those of a refusal."""
+
+
 @dataclass(frozen=True)
 class Hostile:
     """A program with the exact end it must come to; `says` is all of its stdout, if that matters.
@@ -85,13 +92,19 @@ class Hostile:
         return replace(self, ends=expected.ends, says=expected.says)
 
 
-def tries(name: str, attempt: str) -> Hostile:
+def tries(name: str, attempt: str, elsewhere: Mapping[str, Expected] | None = None) -> Hostile:
     """A Python program whose one attempt must be refused."""
-    return Hostile(name, f"{PRELUDE}\nrefused(lambda: {attempt})")
+    code = f"{PRELUDE}\nrefused(lambda: {attempt})"
+    return Hostile(name, code, elsewhere=elsewhere or {})
 
 
-def shell(name: str, code: str, says: bytes | None = REFUSED) -> Hostile:
-    return Hostile(name, code, "bash", says=says)
+def shell(
+    name: str,
+    code: str,
+    says: bytes | None = REFUSED,
+    elsewhere: Mapping[str, Expected] | None = None,
+) -> Hostile:
+    return Hostile(name, code, "bash", says=says, elsewhere=elsewhere or {})
 
 
 def limited(
@@ -103,6 +116,8 @@ def limited(
     language: str = "python",
     limits: Limits = SMALL,
     uncounted: tuple[int | None, Reason | None] | None = None,
+    elsewhere: Mapping[str, Expected] | None = None,
 ) -> Hostile:
     """A program that must be ended by, or fail at, one limit."""
-    return Hostile(name, code, language, ((exit_code, reason),), None, limits, uncounted=uncounted)
+    ends = ((exit_code, reason),)
+    return Hostile(name, code, language, ends, None, limits, uncounted, elsewhere=elsewhere or {})

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from gridx.worker.sandbox.base import Enforcement, Program, Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
+from gridx.worker.sandbox.gvisor import Gvisor
 from tests.worker.hostile import escape, exhaustion, lying, spying, staying
 from tests.worker.hostile.programs import Hostile
 from tests.worker.sandbox import traces
@@ -23,7 +24,7 @@ PROGRAMS = [
     *spying.PROGRAMS,
     *lying.PROGRAMS,
 ]
-BACKENDS: dict[str, Callable[[], Sandbox]] = {"bubblewrap": Bubblewrap}
+BACKENDS: dict[str, Callable[[], Sandbox]] = {"bubblewrap": Bubblewrap, "gvisor": Gvisor}
 SECRET = ("no-job-may-ever-", "know-this-secret")
 
 

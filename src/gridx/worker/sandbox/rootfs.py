@@ -57,9 +57,16 @@ GENERATED = {
 """Files written for the box; `bwrap` reads each from a descriptor."""
 
 
-def arguments(interpreters: Iterable[Interpreter], generated: dict[str, int]) -> list[str]:
-    """What to tell `bwrap`; `generated` has an open descriptor for each file of `GENERATED`."""
+def arguments(
+    interpreters: Iterable[Interpreter], generated: dict[str, int], program: str = ""
+) -> list[str]:
+    """What to tell `bwrap`; `generated` has an open descriptor for each file of `GENERATED`.
+
+    `program` is one more that must be there, at its own place.
+    """
     shown = sorted({bind for each in interpreters for bind in each.binds})
+    if program and not Path(program).is_relative_to("/usr"):
+        shown.append((program, program))
     args = ["--ro-bind", "/usr", "/usr"]
     for folder in _folders_above(["/etc/passwd", *(inside for _, inside in shown)]):
         args += ["--perms", "0755", "--dir", folder]

@@ -71,8 +71,8 @@ class GroupV1:
 
     def limit(self, allowance: Allowance) -> None:
         if self._mark is not None:
-            self._mark.limit(allowance.memory_bytes)
-            hard = str(allowance.memory_bytes + allowance.disk_bytes)
+            self._mark.limit(allowance)
+            hard = str(allowance.all_bytes)
             self._memory("limit_in_bytes").write_text(hard)
             with_swap = self._memory("memsw.limit_in_bytes")
             if with_swap.exists():
@@ -91,8 +91,7 @@ class GroupV1:
         if self.counters().oom_kills:
             return True
         stat = groups.read_table(self._memory("stat"))
-        droppable = stat["cache"] - stat["shmem"]
-        return self._mark.exceeded(usage, usage - droppable - disk_used())
+        return self._mark.exceeded(usage, stat["cache"], stat["shmem"], disk_used())
 
     def counters(self) -> Counters:
         cpu_s = peak = None

@@ -72,9 +72,9 @@ class GroupV2:
 
     def limit(self, allowance: Allowance) -> None:
         if self._mark is not None:
-            self._mark.limit(allowance.memory_bytes)
-            self._write("memory.max", allowance.memory_bytes + allowance.disk_bytes)
-            self._write("memory.high", allowance.memory_bytes + _SLACK_BYTES)
+            self._mark.limit(allowance)
+            self._write("memory.max", allowance.all_bytes)
+            self._write("memory.high", self._mark.mark_bytes + _SLACK_BYTES)
             self._write("memory.oom.group", 1)
             if (self._folder / "memory.swap.max").exists():
                 self._write("memory.swap.max", 0)
@@ -92,8 +92,8 @@ class GroupV2:
         if self.counters().oom_kills:
             return True
         stat = groups.read_table(self._folder / "memory.stat")
-        droppable = stat["file"] - stat["shmem"] + stat.get("slab_reclaimable", 0)
-        if self._mark.exceeded(usage, usage - droppable - disk_used()):
+        files = stat["file"] + stat.get("slab_reclaimable", 0)
+        if self._mark.exceeded(usage, files, stat["shmem"], disk_used()):
             return True
         self._write("memory.high", self._mark.mark_bytes + _SLACK_BYTES)
         return False

@@ -11,7 +11,7 @@ import signal
 import socket
 from collections.abc import Callable
 
-from gridx.worker.sandbox.inside import job, kernel
+from gridx.worker.sandbox.inside import guest, job, kernel
 from gridx.worker.sandbox.inside.wire import (
     ENDED,
     FAILED,
@@ -55,7 +55,7 @@ def _attempt(worker: socket.socket, setup: Setup) -> None:
         _be_child(lambda: _reap(uid))
     child = os.fork()
     if child == 0:
-        _be_child(lambda: job.main(theirs, uid, setup))
+        _be_child(lambda: (guest if setup.runsc else job).main(theirs, uid, setup))
     theirs.close()
     for each in setup.groups:
         os.close(each)
@@ -65,7 +65,7 @@ def _attempt(worker: socket.socket, setup: Setup) -> None:
         return
     socket.send_fds(worker, [READY], [disk])
     os.close(disk)
-    _Watch(worker, own, child, reaper).run()
+    _Watch(worker, own, child, reaper, told=child if setup.runsc else reaper).run()
 
 
 def _be_child(body: Callable[[], None]) -> None:
@@ -134,15 +134,19 @@ def _wait_for_orphans() -> None:
 
 
 class _Watch:
-    """Hands the start over, obeys the worker, and reports the end once nothing is left."""
+    """Hands the start over, obeys the worker, and reports the end once nothing is left.
+
+    `told` is the process that passes TERM on to the job's.
+    """
 
     def __init__(
-        self, worker: socket.socket, to_job: socket.socket, child: int, reaper: int
+        self, worker: socket.socket, to_job: socket.socket, child: int, reaper: int, *, told: int
     ) -> None:
         self._worker = worker
         self._to_job = to_job
         self._child = child
         self._reaper = reaper
+        self._told = told
         self._memory_bytes = 0
         self._exceeded = False
         self._failure = b""
@@ -183,7 +187,7 @@ class _Watch:
             self._worker, MESSAGE_BYTES_MAX, _START_DESCRIPTORS
         )
         if message == TERMINATE:
-            os.kill(self._reaper, signal.SIGTERM)
+            os.kill(self._told, signal.SIGTERM)
         elif message == KILL:
             os.kill(self._reaper, signal.SIGKILL)
         elif message:

@@ -26,10 +26,12 @@ MESSAGE_BYTES_MAX = 4096
 
 WORK, TMP, SHM = "/work", "/tmp", "/dev/shm"
 EMPTY = "/mnt"
-"""An empty folder of the box, laid over what is hidden."""
+"""An empty folder of the box, laid over what is hidden; a guest's world keeps its bundle there."""
 FIRST_JOB_UID = 1000
 JOB_UIDS = 1000
-BOX_UIDS = FIRST_JOB_UID + JOB_UIDS
+FIRST_GUEST_UID = FIRST_JOB_UID + JOB_UIDS
+"""Of those that `runsc` runs as, one for each job."""
+BOX_UIDS = FIRST_GUEST_UID + JOB_UIDS
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,15 @@ class Setup:
     """What a supervisor knows before its program comes.
 
     `mapped` says that many uids exist in the box, so that each slot has its own; `groups` are open
-    `cgroup.procs` files to join; `filter` is the compiled system call filter.
+    `cgroup.procs` files to join; `filter` is the compiled system call filter; `runsc` is the program
+    that gives the job a kernel of its own, empty where it has none.
     """
 
     slot: int
     mapped: bool
     groups: tuple[int, ...]
     filter: bytes
+    runsc: str
 
 
 @dataclass(frozen=True)
