@@ -62,6 +62,26 @@ def main(supervisor: socket.socket, uid: int, setup: Setup) -> None:
         supervisor.send(FAILED + repr(failure).encode()[: MESSAGE_BYTES_MAX // 2])
 
 
+def memory_file() -> str:
+    """Where the sentry keeps the job's memory, once it does; empty before."""
+    folder = f"/proc/{_called('runsc-sandbox')}/fd"
+    try:
+        for each in os.listdir(folder):
+            if os.readlink(f"{folder}/{each}").startswith("/memfd:runsc-memory"):
+                return f"{folder}/{each}"
+    except OSError:
+        pass
+    return ""
+
+
+def memory_held(file: str) -> int:
+    """How many bytes the sentry's memory file takes; none of a sentry that is not there."""
+    try:
+        return os.stat(file).st_blocks * 512
+    except OSError:
+        return 0
+
+
 def _prepare(supervisor: socket.socket, uid: int, setup: Setup) -> int:
     """Everything that needs no program; returns who the job is to its own kernel."""
     os.setsid()

@@ -65,7 +65,7 @@ def _attempt(worker: socket.socket, setup: Setup) -> None:
         return
     socket.send_fds(worker, [READY], [disk])
     os.close(disk)
-    _Watch(worker, own, child, reaper, told=child if setup.runsc else reaper).run()
+    _Watch(worker, own, child, reaper, is_guest=bool(setup.runsc)).run()
 
 
 def _be_child(body: Callable[[], None]) -> None:
@@ -136,17 +136,25 @@ def _wait_for_orphans() -> None:
 class _Watch:
     """Hands the start over, obeys the worker, and reports the end once nothing is left.
 
-    `told` is the process that passes TERM on to the job's.
+    A guest is a job with a kernel of its own: its keeper passes TERM on, others' reaper does.
     """
 
     def __init__(
-        self, worker: socket.socket, to_job: socket.socket, child: int, reaper: int, *, told: int
+        self,
+        worker: socket.socket,
+        to_job: socket.socket,
+        child: int,
+        reaper: int,
+        *,
+        is_guest: bool,
     ) -> None:
         self._worker = worker
         self._to_job = to_job
         self._child = child
         self._reaper = reaper
-        self._told = told
+        self._told = child if is_guest else reaper
+        self._is_guest = is_guest
+        self._memory_file = ""
         self._memory_bytes = 0
         self._exceeded = False
         self._failure = b""
@@ -167,9 +175,22 @@ class _Watch:
             if self._worker.fileno() in ready and not self._obey():
                 self._end_all()
                 return
-            if self._memory_bytes and _memory_taken() > self._memory_bytes:
+            if self._memory_bytes and self._memory_taken() > self._memory_bytes:
                 self._exceeded = True
                 os.kill(self._reaper, signal.SIGKILL)
+
+    def _memory_taken(self) -> int:
+        """What the job's processes hold together, with its shared memory: an estimate, in bytes.
+
+        For hosts without control groups only; the kernel counts better.
+        """
+        own, mapped = _mapped()
+        if self._is_guest:
+            self._memory_file = self._memory_file or guest.memory_file()
+            return own + guest.memory_held(self._memory_file)
+        shared = os.statvfs(SHM)
+        kept = (shared.f_blocks - shared.f_bfree) * shared.f_frsize
+        return own + max(mapped, kept)
 
     def _report(self) -> None:
         _, status, usage = os.wait4(self._child, 0)
@@ -205,12 +226,9 @@ class _Watch:
         os.waitpid(self._child, 0)
 
 
-def _memory_taken() -> int:
-    """What the job's processes hold together, with its shared memory: an estimate, in bytes.
-
-    For hosts without control groups only; the kernel counts better.
-    """
-    own = mapped = 0
+def _mapped() -> tuple[int, int]:
+    """Bytes that the processes of this world hold each for itself, and that they share."""
+    own = shared = 0
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -219,10 +237,8 @@ def _memory_taken() -> int:
             except OSError:
                 continue  # it has just ended
             own += int(sizes["Pss_Anon:"])
-            mapped += int(sizes["Pss_Shmem:"])
-    shared = os.statvfs(SHM)
-    kept = (shared.f_blocks - shared.f_bfree) * shared.f_frsize
-    return own * 1024 + max(mapped * 1024, kept)
+            shared += int(sizes["Pss_Shmem:"])
+    return own * 1024, shared * 1024
 
 
 def _size(start: Start) -> None:
