@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gridx.domain.errors import Detail, InvalidInput
+from gridx.domain.sandbox import WEAKEST_SANDBOX, Backend
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -112,13 +113,15 @@ class LimitSettings(Section):
 
 
 class WorkersSettings(Section):
-    """Which workers are let in and how much one of them may offer."""
+    """Which workers are let in, how much one of them may offer, and in what it runs jobs."""
 
     admission: Literal["auto", "open", "approve"] = "auto"
     cpus_max: Positive = 1_024.0
     memory_mb_max: Count = 16_777_216
     gpus_max: Annotated[int, Field(ge=0)] = 64
     disk_mb_max: Count = 16_777_216
+    sandbox_at_least: Backend = WEAKEST_SANDBOX
+    """The weakest sandbox in which one person's jobs run on another's worker."""
 
 
 class LogSettings(Section):

@@ -1,5 +1,7 @@
 """Which job fits which worker, and the names of shapes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from gridx.domain.job import JobSpec
 from gridx.domain.matching import REQUIRE_KEYS, Shape, shape_key, shape_of, suits, why_not
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import Backend
 from gridx.domain.worker import Capabilities
 
 OFFER = Capabilities(
@@ -54,6 +57,15 @@ def shape(**changes: object) -> Shape:
 def test_why_a_worker_does_not_suit(wanted: Shape, why: str | None) -> None:
     assert why_not(wanted, OFFER) == why
     assert suits(wanted, OFFER) == (why is None)
+
+
+def test_a_floor_is_for_the_sandbox_that_the_job_would_get() -> None:
+    two = replace(OFFER, sandboxes=("docker", "gvisor"))
+    assert suits(shape(), two, Backend.GVISOR)
+    assert suits(shape(require=(("sandbox", "docker"),)), two, Backend.DOCKER)
+    why = why_not(shape(require=(("sandbox", "docker"),)), two, Backend.BUBBLEWRAP)
+    assert why == "it offers no such sandbox as strong as bubblewrap, which this grid demands"
+    assert why_not(shape(), OFFER, Backend.GVISOR) is not None
 
 
 @pytest.mark.parametrize("key", REQUIRE_KEYS)

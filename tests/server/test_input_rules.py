@@ -168,6 +168,9 @@ BAD_SPECS: dict[str, tuple[object, str]] = {
     "user_id empty": ({"code": "1", "user_id": ""}, "user_id"),
     "user_id null": ({"code": "1", "user_id": None}, "user_id"),
     "require unknown": ({"code": "1", "require": {"cpu": "fast"}}, "require.cpu"),
+    "require an unheard-of sandbox": (
+        {"code": "1", "require": {"sandbox": "chroot"}}, "require.sandbox"
+    ),
     "require a number": ({"code": "1", "require": {"os": 1}}, "require.os"),
     "unknown field": ({"code": "1", "colour": "red"}, "colour"),
     "not an object": ([], ""),

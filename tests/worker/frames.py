@@ -92,4 +92,4 @@ def offer(cpus: float = 2.0) -> WireCapabilities:
 
 
 def profile(cpus: float = 2.0) -> Profile:
-    return Profile("desk", "1.0", offer(cpus), "bubblewrap")
+    return Profile("desk", "1.0", offer(cpus))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gridx.clock import SystemClock
 from gridx.domain.errors import GridError
+from gridx.domain.sandbox import Backend
 from gridx.tasks import Tasks
 from gridx.worker.connection import Address, Dialer, trust
 from gridx.worker.engine import Engine
@@ -61,7 +62,7 @@ class Rig:
         self.dialer = Dialer([Address.parse(coordinator.url)], "t", trust(None), FastClock())
         self.engine = Engine(
             Session(profile(), self.spool.open()),
-            sandbox or Instant(),
+            {Backend.BUBBLEWRAP: sandbox or Instant()},
             self.spool,
             SystemClock(),
             accepted=self._accepted,

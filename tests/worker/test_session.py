@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from gridx.domain.sandbox import Backend
 from gridx.protocol.frames import (
     Assign,
     Broadcast,
@@ -113,7 +114,7 @@ def test_an_attempt_runs_writes_ends_and_is_forgotten_once_acknowledged(rig: Rig
     key = new_key()
     assert rig.hear(assign(key)) == [
         Send(started(key)),
-        Run(assignment(key)),
+        Run(assignment(key), Backend.BUBBLEWRAP),
     ]
     first, second = Log(*key, 0, "stdout", b"a"), Log(*key, 1, "stderr", b"b")
     assert rig.do(Output(key, "stdout", b"a")) == [Record(first), Send(first)]
@@ -132,9 +133,9 @@ def test_what_does_not_fit_waits_and_starts_in_its_turn(rig: Rig) -> None:
     assert rig.state_of(big) is AttemptState.WAITING
     assert rig.state_of(small) is AttemptState.WAITING, "nobody passes the one in front"
     actions = rig.do(Ended(finished(first)))
-    assert Run(assignment(big, spec(cpus=2.0))) in actions
+    assert Run(assignment(big, spec(cpus=2.0)), Backend.BUBBLEWRAP) in actions
     actions = rig.do(Ended(finished(big)))
-    assert Run(assignment(small)) in actions
+    assert Run(assignment(small), Backend.BUBBLEWRAP) in actions
 
 
 def _waiting(rig: Rig) -> LeaseKey:
@@ -354,7 +355,7 @@ def test_a_full_disk_starts_nothing_and_offers_nothing(rig: Rig) -> None:
     assert rig.do(HeartbeatDue(0.0)) == [
         Send(Heartbeat(WireResources(0.0, 0, 0, 0), 0.0, [key.ref]))
     ]
-    assert Run(assignment(key)) in rig.do(DiskRoom(enough=True))
+    assert Run(assignment(key), Backend.BUBBLEWRAP) in rig.do(DiskRoom(enough=True))
 
 
 @pytest.mark.parametrize("frame", [ack(new_key()), Assign([]), Pause(), Drain(), Broadcast("x")])
@@ -419,7 +420,7 @@ def test_draining_finishes_what_is_here_and_leaves(rig: Rig) -> None:
     running, waiting = new_key(), new_key()
     rig.hear(assign(running, waiting, cpus=2.0), Drain())
     actions = rig.do(Ended(finished(running)))
-    assert Run(assignment(waiting, spec(cpus=2.0))) in actions
+    assert Run(assignment(waiting, spec(cpus=2.0)), Backend.BUBBLEWRAP) in actions
     rig.do(Ended(finished(waiting)))
     assert rig.hear(ack(running)) == [Forget(running)]
     assert rig.hear(ack(waiting)) == [Forget(waiting), Send(Leaving()), End()]

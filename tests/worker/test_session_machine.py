@@ -72,7 +72,7 @@ class SessionMachine(RuleBasedStateMachine):
     def do(self, event: Event) -> None:
         for action in self.session.handle(event):
             match action:
-                case Run(assignment):
+                case Run(assignment, _):
                     self.programs.add(LeaseKey.of(assignment))
                 case Stop(key):
                     assert key in self.programs, "nothing is stopped that does not run"

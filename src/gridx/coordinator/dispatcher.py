@@ -25,6 +25,7 @@ from gridx.domain.matching import Shape, shape_key
 from gridx.domain.placement import Place, Queue, Seat, plan
 from gridx.domain.policy import Policy
 from gridx.domain.pricing import price_per_second
+from gridx.domain.sandbox import floor_for
 from gridx.storage import attempts, jobs
 from gridx.storage.database import Connection, Database
 from gridx.telemetry import get_logger
@@ -121,7 +122,13 @@ class Dispatcher:
         ]
         if not seats or not self._queues:
             return False
-        places = plan(list(self._queues.values()), seats, self._standings(), ROUND_MAX)
+        places = plan(
+            list(self._queues.values()),
+            seats,
+            self._standings(),
+            ROUND_MAX,
+            self._policy.sandbox_at_least,
+        )
         if not places:
             return False
         noted = self._notes
@@ -162,7 +169,7 @@ class Dispatcher:
                 if session is None:
                     continue
                 for _, (job, spec, traceparent) in zip(range(place.count), found, strict=False):
-                    attempt = self._new_attempt(job, session, now)
+                    attempt = self._new_attempt(job, spec, session, now)
                     after = replace(job, attempt=attempt.number, lease=attempt.lease)
                     changes.append((job, after))
                     claimed.append(
@@ -172,7 +179,7 @@ class Dispatcher:
         attempts.insert_attempts(connection, [(c.job.number, c.attempt) for c in claimed])
         return claimed
 
-    def _new_attempt(self, job: JobState, session: Session, now: int) -> Attempt:
+    def _new_attempt(self, job: JobState, spec: JobSpec, session: Session, now: int) -> Attempt:
         return Attempt(
             job_id=job.job_id,
             number=job.attempt + 1,
@@ -188,7 +195,7 @@ class Dispatcher:
             finished_at=None,
             usage=None,
             billed_us=0,
-            sandbox=None,
+            sandbox=spec.require.get("sandbox"),
         )
 
     def _forget_empty(
@@ -218,7 +225,16 @@ class Dispatcher:
             if session is None or not session.takes_work:
                 await self.take_back([c.attempt.lease for c in mine])
                 continue
-            session.place([_placed(c, now) for c in mine])
+            session.place([self._placed(c, now) for c in mine])
+
+    def _placed(self, c: _Claimed, now_s: float) -> tuple[AssignedAttempt, Live]:
+        key = LeaseKey(c.job.job_id, c.attempt.number, c.attempt.lease)
+        price = float(c.job.terms.price_per_second)
+        floor = floor_for(c.job.user_id, c.attempt.owner_id, self._policy.sandbox_at_least)
+        return (
+            AssignedAttempt(key, c.spec, c.job.terms.limit_us, c.traceparent, floor),
+            Live(key, c.job.user_id, c.spec.resources, price, now_s),
+        )
 
     async def take_back(self, leases: Sequence[str]) -> None:
         """Revoke attempts that have not started; their jobs wait again."""
@@ -235,12 +251,3 @@ class Dispatcher:
         except GridError as error:
             _log.warning("take_back_failed", error=error.code)
         self.look_again()
-
-
-def _placed(c: _Claimed, now_s: float) -> tuple[AssignedAttempt, Live]:
-    key = LeaseKey(c.job.job_id, c.attempt.number, c.attempt.lease)
-    price = float(c.job.terms.price_per_second)
-    return (
-        AssignedAttempt(key, c.spec, c.job.terms.limit_us, c.traceparent),
-        Live(key, c.job.user_id, c.spec.resources, price, now_s),
-    )

@@ -67,7 +67,7 @@ class Grid:
         )
         self._dispatcher = Dispatcher(self._database, self._bus, clock, policy)
         self.metrics = Metrics(lambda: self._database, clock, self._dispatcher.sessions)
-        recorder = Recorder(self._database, clock, policy.output_bytes_max, self._committed)
+        recorder = Recorder(self._database, clock, policy, self._committed)
         self.workers = Workers(
             self._database,
             self._bus,

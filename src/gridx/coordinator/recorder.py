@@ -12,14 +12,17 @@ from msgspec import Struct
 
 from gridx.clock import Clock
 from gridx.coordinator.attempts import Changes, Outcome, acceptable
-from gridx.domain.attempt import Attempt, AttemptStatus, Reason, Usage, ending_of_report
+from gridx.domain.attempt import Attempt, AttemptStatus, Ending, Reason, Usage, ending_of_report
 from gridx.domain.job import JobState
+from gridx.domain.policy import Policy
+from gridx.domain.sandbox import floor_for, may_run_in
 from gridx.storage import attempts
 from gridx.storage.database import Connection, Database
 from gridx.telemetry import get_logger
 
 _log = get_logger(__name__)
 SECOND_US = 1_000_000
+_BROKEN = Ending(AttemptStatus.FAILED, Reason.SANDBOX_ERROR)
 
 
 class LeaseKey(Struct, frozen=True):
@@ -95,12 +98,12 @@ class Recorder:
         self,
         database: Database,
         clock: Clock,
-        output_bytes_max: int,
+        policy: Policy,
         committed: Callable[[Outcome], None],
     ) -> None:
         self._database = database
         self._clock = clock
-        self._output_bytes_max = output_bytes_max
+        self._policy = policy
         self._committed = committed
 
     async def record(self, worker_id: str, reports: tuple[Observed, ...]) -> tuple[LeaseOrder, ...]:
@@ -116,7 +119,7 @@ class Recorder:
             connection, [o.report.key.lease for item in items for o in item.reports]
         )
         changes = Changes(connection, self._clock.now(), self._clock.new_id)
-        output = _Output(connection, self._output_bytes_max, locked, items)
+        output = _Output(connection, self._policy.output_bytes_max, locked, items)
         answers = [
             tuple(
                 order
@@ -153,8 +156,10 @@ class Recorder:
             case StartedReport():
                 if attempt.status is AttemptStatus.LOST:
                     return LeaseOrder("drop", key)
-                if attempt.status is AttemptStatus.ASSIGNED:
-                    changes.start(job, attempt, report.sandbox, observed.at)
+                if attempt.status is AttemptStatus.ASSIGNED and not self._start(
+                    changes, job, attempt, report.sandbox, observed.at
+                ):
+                    changes.end(job, attempt, _BROKEN)
             case LogReport():
                 if attempt.status is not AttemptStatus.ASSIGNED:
                     output.add(job, attempt, report)
@@ -162,6 +167,24 @@ class Recorder:
                 self._finish(changes, job, attempt, report, observed)
                 return LeaseOrder("ack", key)
         return None
+
+    def _start(
+        self, changes: Changes, job: JobState, attempt: Attempt, sandbox: str | None, at: int
+    ) -> bool:
+        """Note the start, unless it was in a weaker sandbox than was demanded; whether it counts."""
+        floor = floor_for(job.user_id, attempt.owner_id, self._policy.sandbox_at_least)
+        if may_run_in(sandbox, attempt.sandbox, floor):
+            changes.start(job, attempt, sandbox or attempt.sandbox, at)
+            return True
+        _log.warning(
+            "wrong_sandbox",
+            job=job.job_id,
+            attempt=attempt.number,
+            worker=attempt.worker_id,
+            sandbox=sandbox,
+            demanded=attempt.sandbox or floor.value,
+        )
+        return False
 
     def _finish(
         self,
@@ -182,8 +205,10 @@ class Recorder:
             )
         if attempt.status is AttemptStatus.ASSIGNED and ending.reason is not Reason.SANDBOX_ERROR:
             # Its `started` never came: it ran all the same.
-            changes.start(job, attempt, None, observed.at)
-            job, attempt = changes.job(job), changes.attempt(attempt)
+            if self._start(changes, job, attempt, None, observed.at):
+                job, attempt = changes.job(job), changes.attempt(attempt)
+            else:
+                ending = _BROKEN
         since_s = observed.since_s
         if since_s is None:
             since_s = (observed.at - attempt.assigned_at) / SECOND_US

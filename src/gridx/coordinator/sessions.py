@@ -32,6 +32,7 @@ from gridx.coordinator.recorder import (
 from gridx.domain.errors import Unavailable
 from gridx.domain.job import JobSpec
 from gridx.domain.resources import NOTHING, Resources
+from gridx.domain.sandbox import Backend
 from gridx.domain.worker import Capabilities, Worker
 from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
@@ -93,12 +94,13 @@ class KeptLease:
 
 
 class AssignedAttempt(Struct, frozen=True):
-    """One attempt to run, with its limit in microseconds."""
+    """One attempt to run, with its limit in microseconds and the weakest sandbox that will do."""
 
     key: LeaseKey
     spec: JobSpec
     limit_us: int
     traceparent: str | None
+    sandbox_at_least: Backend
 
 
 class AssignOrder(Struct, frozen=True):

@@ -19,6 +19,7 @@ from gridx.domain.errors import Denied, NotFound
 from gridx.domain.page import Page
 from gridx.domain.policy import Policy
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import reaches
 from gridx.domain.user import Principal, Scope, TokenKind
 from gridx.domain.worker import Capabilities, Standing, Worker
 from gridx.storage import attempts, users, workers
@@ -41,12 +42,13 @@ class RegisteredWorker:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A worker with what is free on it now."""
+    """A worker with what is free on it now, and whether it may run the jobs of others."""
 
     worker: Worker
     free: Resources
     running: int
     load: float | None
+    serves_others: bool
 
 
 class Workers:
@@ -151,6 +153,15 @@ class Workers:
         for kept, job, attempt in entry.keep:
             if job.cancel_requested and attempt.lease in session.live:
                 self._send_cancel(session, kept.key)
+        floor = self._policy.sandbox_at_least
+        if not reaches(session.worker.capabilities.sandboxes, floor):
+            session.order(
+                ControlOrder(
+                    "broadcast",
+                    f"Others' jobs run in {floor} or stronger on this grid, which this worker does "
+                    "not offer: it runs its owner's jobs only.",
+                )
+            )
         session.start()
         self._bus.publish(QUEUES)
 
@@ -270,10 +281,12 @@ class Workers:
         return self._state(worker)
 
     def _state(self, worker: Worker) -> WorkerState:
+        offer = worker.capabilities
+        serves_others = worker.admitted and reaches(offer.sandboxes, self._policy.sandbox_at_least)
         session = self._dispatcher.sessions.get(worker.worker_id)
         if session is None:
-            return WorkerState(worker, worker.capabilities.resources, 0, None)
-        return WorkerState(worker, session.free, len(session.live), session.load)
+            return WorkerState(worker, offer.resources, 0, None, serves_others)
+        return WorkerState(worker, session.free, len(session.live), session.load, serves_others)
 
     async def pause(self, who: Principal, worker_id: str) -> WorkerState:
         """Give it no more work until it is resumed."""

@@ -114,6 +114,8 @@ TAKEN_BACK = Ending(AttemptStatus.CANCELLED)
 class Attempt(Struct, frozen=True):
     """An attempt as the grid keeps it; times in microseconds since the epoch.
 
+    `sandbox` is the backend it runs in; before it started, the one that its job requires, if any.
+
     A `Struct`, because each transaction makes several changed copies of it.
     """
 

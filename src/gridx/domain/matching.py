@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from gridx.domain.job import JobSpec
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import Backend, reaches
 from gridx.domain.worker import Capabilities
 
 
@@ -20,6 +21,11 @@ class Shape(Struct, frozen=True):
     resources: Resources
     language: str
     require: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sandbox(self) -> str | None:
+        """The backend it requires, if it names one."""
+        return dict(self.require).get("sandbox")
 
 
 def shape_of(spec: JobSpec) -> Shape:
@@ -37,13 +43,16 @@ def shape_key(shape: Shape) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def suits(shape: Shape, offer: Capabilities) -> bool:
+def suits(shape: Shape, offer: Capabilities, floor: Backend = Backend.NONE) -> bool:
     """Whether a worker that offers `offer` could run `shape` when it is idle."""
-    return why_not(shape, offer) is None
+    return why_not(shape, offer, floor) is None
 
 
-def why_not(shape: Shape, offer: Capabilities) -> str | None:
-    """What keeps an idle worker from running `shape`, for a person; None when nothing does."""
+def why_not(shape: Shape, offer: Capabilities, floor: Backend = Backend.NONE) -> str | None:
+    """What keeps an idle worker from running `shape`, for a person; None when nothing does.
+
+    `floor` is the weakest sandbox that will do.
+    """
     if shape.language not in offer.languages:
         return f"it does not offer {shape.language}"
     need, have = shape.resources, offer.resources
@@ -58,6 +67,8 @@ def why_not(shape: Shape, offer: Capabilities) -> str | None:
     for key, value in shape.require:
         if _offered(key, value, offer) is False:
             return f"it does not offer {key}={value}"
+    if not reaches(offer.sandboxes, floor, shape.sandbox):
+        return f"it offers no such sandbox as strong as {floor}, which this grid demands"
     return None
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from gridx.domain.matching import Shape, suits
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import WEAKEST_SANDBOX, Backend, floor_for
 from gridx.domain.worker import Worker
 
 
@@ -48,8 +49,12 @@ def plan(
     seats: Sequence[Seat],
     standings: Mapping[str, float],
     limit: int,
+    floor: Backend = WEAKEST_SANDBOX,
 ) -> list[Place]:
-    """Up to `limit` places for this round, by fair share between owners."""
+    """Up to `limit` places for this round, by fair share between owners.
+
+    `floor` is the weakest sandbox in which one person's jobs run on another's worker.
+    """
     free = {seat.worker.worker_id: seat.free for seat in seats}
     by_owner: dict[str, list[Queue]] = {}
     for queue in sorted(queues, key=lambda q: -q.priority):
@@ -63,7 +68,7 @@ def plan(
         mine = by_owner[owner]
         place = None
         while mine and place is None:
-            place = _best_place(mine[0], seats, free, left, len(turns) + 1)
+            place = _best_place(mine[0], seats, free, left, len(turns) + 1, floor=floor)
             if place is None:
                 mine.pop(0)
         if place is None:
@@ -84,6 +89,8 @@ def _best_place(
     free: Mapping[str, Resources],
     limit: int,
     owners: int,
+    *,
+    floor: Backend,
 ) -> Place | None:
     """The owner's own worker first, then the one that is left with least room."""
     best: tuple[tuple[bool, int, float], str, int] | None = None
@@ -93,7 +100,8 @@ def _best_place(
         room = free[worker.worker_id]
         if not need.fits(room) or not worker.may_serve(queue.owner):
             continue
-        if not suits(queue.shape, worker.capabilities):
+        needed = floor_for(queue.owner, worker.owner_id, floor)
+        if not suits(queue.shape, worker.capabilities, needed):
             continue
         copies = need.copies_in(room)
         rank = (worker.owner_id != queue.owner, room.gpus - need.gpus, room.cpus - need.cpus)

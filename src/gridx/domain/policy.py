@@ -7,6 +7,7 @@ from gridx.domain.errors import Detail, InvalidInput
 from gridx.domain.job import JobSpec
 from gridx.domain.pricing import Tariff
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import WEAKEST_SANDBOX, Backend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class Policy:
     keys_per_user: int = 100
     workers_per_user: int = 1_000
     worker_cap: Resources = Resources(1_024.0, 16_777_216, 64, 16_777_216)
+    sandbox_at_least: Backend = WEAKEST_SANDBOX
 
 
 def check_ceilings(spec: JobSpec, policy: Policy) -> None:

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from gridx.domain.sandbox import WEAKEST_SANDBOX, Backend
+
 SUBPROTOCOL = "gridx.v1"
 SUBPROTOCOL_JSON = "gridx.v1+json"
 FRAME_BYTES_MAX = 8 * 1024 * 1024
@@ -96,7 +98,10 @@ class WireUsage(_Part, frozen=True):
 
 
 class WireSpec(_Part, frozen=True):
-    """What a worker needs of a job to run it; `timeout_s` is the attempt's limit."""
+    """What a worker needs of a job to run it; `timeout_s` is the attempt's limit.
+
+    It runs in the backend `sandbox` where that is named, and in none below `sandbox_at_least`.
+    """
 
     language: Name
     code: str
@@ -110,6 +115,8 @@ class WireSpec(_Part, frozen=True):
     timeout_s: float
     output_bytes: int
     processes: int
+    sandbox: Name | None = None
+    sandbox_at_least: Backend = WEAKEST_SANDBOX
 
 
 class Assignment(_Part, frozen=True):

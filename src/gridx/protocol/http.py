@@ -328,7 +328,11 @@ class BroadcastBody(Body):
 
 
 class WorkerView(View):
-    """A worker: state, what it offers, what is taken of it."""
+    """A worker: state, what it offers, what is taken of it.
+
+    `unsandboxed` workers run programs without any sandbox. `serves_others` says whether it is
+    admitted and offers a sandbox as strong as the grid demands; if not, it runs its owner's jobs only.
+    """
 
     worker_id: str
     name: str
@@ -341,6 +345,8 @@ class WorkerView(View):
     running: int
     languages: list[str]
     sandboxes: list[str]
+    unsandboxed: bool
+    serves_others: bool
     gpus: list[str]
     labels: dict[str, str]
     os: str

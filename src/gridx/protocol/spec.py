@@ -16,6 +16,7 @@ from gridx.domain.job import JobSpec, Limits
 from gridx.domain.matching import REQUIRE_KEYS
 from gridx.domain.money import parse_credits
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import Backend
 
 CODE_BYTES_MAX = 1_048_576
 STDIN_BYTES_MAX = 1_048_576
@@ -27,6 +28,7 @@ NOT_YET = (
     "inputs", "outputs", "requirements", "image", "network", "after", "not_before", "deadline",
 )  # fmt: skip
 """Fields of a spec that this version refuses by name."""
+BACKENDS = tuple(each.value for each in Backend)
 
 NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$"
 NO_NUL = r"^[^\x00]*$"
@@ -112,6 +114,7 @@ def _schema_of_job(schema: dict[str, Any]) -> None:
         properties[name].pop("default", None)
     for name in ("env", "require"):
         properties[name]["additionalProperties"] = False
+    properties["require"]["properties"] = {"sandbox": {"enum": list(BACKENDS)}}
     only_code = {"required": ["code"], "not": {"required": ["command"]}}
     without = [{"required": [name]} for name in ("code", "language", "args")]
     schema["oneOf"] = [only_code, {"required": ["command"], "not": {"anyOf": without}}]
@@ -187,6 +190,8 @@ class JobBody(Body):
             for name in ("language", "args"):
                 if name in self.model_fields_set:
                     raise wrong(name, "command takes the place of code, language and args")
+        if self.require.get("sandbox", Backend.NONE) not in BACKENDS:
+            raise wrong("require.sandbox", f"one of {', '.join(BACKENDS)}")
         if self.args or self.env or self.command:
             words = self.command if isinstance(self.command, list) else ()
             check_arguments((*self.args, *words), self.env)

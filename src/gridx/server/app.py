@@ -86,6 +86,7 @@ def policy_of(settings: Settings) -> Policy:
         worker_cap=Resources(
             s.workers.cpus_max, s.workers.memory_mb_max, s.workers.gpus_max, s.workers.disk_mb_max
         ),
+        sandbox_at_least=s.workers.sandbox_at_least,
     )
 
 

@@ -21,7 +21,6 @@ from gridx.coordinator.sessions import (
     StateReport,
 )
 from gridx.domain.attempt import Reason
-from gridx.domain.job import JobSpec
 from gridx.domain.resources import Resources
 from gridx.domain.worker import Capabilities
 from gridx.protocol import frames
@@ -122,11 +121,12 @@ def _frame(order: LeaseOrder | ControlOrder | DisconnectOrder) -> Frame:
 
 def _assignment(attempt: AssignedAttempt) -> frames.Assignment:
     key = attempt.key
-    spec = _wire_spec(attempt.spec, attempt.limit_us)
+    spec = _wire_spec(attempt)
     return frames.Assignment(key.job_id, key.attempt, key.lease, spec, attempt.traceparent)
 
 
-def _wire_spec(spec: JobSpec, limit_us: int) -> frames.WireSpec:
+def _wire_spec(attempt: AssignedAttempt) -> frames.WireSpec:
+    spec = attempt.spec
     language, code, args = spec.language, spec.code, list(spec.args)
     if isinstance(spec.command, str):
         language, code = "bash", spec.command
@@ -143,9 +143,11 @@ def _wire_spec(spec: JobSpec, limit_us: int) -> frames.WireSpec:
         memory_mb=spec.resources.memory_mb,
         gpus=spec.resources.gpus,
         disk_mb=spec.resources.disk_mb,
-        timeout_s=limit_us / MICROSECONDS,
+        timeout_s=attempt.limit_us / MICROSECONDS,
         output_bytes=spec.limits.output_bytes,
         processes=spec.limits.processes,
+        sandbox=spec.require.get("sandbox"),
+        sandbox_at_least=attempt.sandbox_at_least,
     )
 
 

@@ -14,7 +14,7 @@ from gridx.storage.tables import attempts, jobs, output
 _INSERT = ManyRows(lambda _: insert(attempts),
     [
         "job_number", "number", "lease", "worker_id", "owner_id", "status", "live", "counted",
-        "assigned_at", "billed_us",
+        "assigned_at", "billed_us", "sandbox",
     ],
 )  # fmt: skip
 _INSERT_OUTPUT = ManyRows(
@@ -62,6 +62,7 @@ def insert_attempts(connection: Connection, new: Sequence[tuple[int, Attempt]]) 
                 "counted": a.counted,
                 "assigned_at": a.assigned_at,
                 "billed_us": a.billed_us,
+                "sandbox": a.sandbox,
             }
             for job_number, a in new
         ],

@@ -12,8 +12,8 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from gridx import __version__
@@ -37,8 +37,7 @@ from gridx.worker.events import Accepted, LeaveAsked, OwnerPaused
 from gridx.worker.identity import Identity, StateDir, default_state_dir
 from gridx.worker.options import WorkerOptions, known_identity
 from gridx.worker.probe import offered
-from gridx.worker.sandbox.base import Sandbox
-from gridx.worker.sandbox.bubblewrap import Bubblewrap
+from gridx.worker.sandbox.backends import Offered, open_backends
 from gridx.worker.session import Profile, Session
 from gridx.worker.spool import Spool
 
@@ -106,11 +105,11 @@ class Agent:
         try:
             with self._signals():
                 identity = known_identity(state, self._options)
-                async with open_sandbox(self._clock) as sandbox:
+                async with open_backends(self._clock, self._options.sandbox) as sandboxes:
                     token = await self._token(addresses, tls, identity)
                     if token is not None:
                         dialer = Dialer(addresses, token, tls, self._clock)
-                        await self._live(state, identity, sandbox, dialer)
+                        await self._live(state, identity, sandboxes, dialer)
         finally:
             await self._tasks.close()
             state.close()
@@ -148,7 +147,7 @@ class Agent:
     # ------------------------------------------------------------------------------- the life
 
     async def _live(
-        self, state: StateDir, identity: Identity | None, sandbox: Sandbox, dialer: Dialer
+        self, state: StateDir, identity: Identity | None, sandboxes: Offered, dialer: Dialer
     ) -> None:
         spool = Spool(state.spool)
         try:
@@ -158,13 +157,12 @@ class Agent:
         profile = Profile(
             self._options.name or socket.gethostname() or "worker",
             __version__,
-            capabilities(self._options, sandbox),
-            sandbox.name,
+            capabilities(self._options, sandboxes),
             identity.worker_id if identity else None,
         )
         engine = Engine(
             Session(profile, results),
-            sandbox,
+            sandboxes,
             spool,
             self._clock,
             accepted=lambda news: self._welcomed(news, state, dialer),
@@ -312,38 +310,19 @@ class Controls:
         return self._engine.session.status(at.base if at is not None else None)
 
 
-def capabilities(options: WorkerOptions, sandbox: Sandbox) -> WireCapabilities:
+def capabilities(options: WorkerOptions, sandboxes: Offered) -> WireCapabilities:
     """What the worker offers: so many CPUs, and of memory and disk the share that goes with them."""
     offer = offered(slots=options.slots)
     room = offer.resources
     return WireCapabilities(
         WireResources(room.cpus, room.memory_mb, room.gpus, room.disk_mb),
         list(offer.languages),
-        [sandbox.name],
+        [each.value for each in sandboxes],
         list(offer.gpus),
         dict(options.labels),
         offer.os,
         offer.arch,
     )
-
-
-@asynccontextmanager
-async def open_sandbox(clock: Clock) -> AsyncGenerator[Sandbox]:
-    """The sandbox of this machine. Raises `Unavailable` when none works, saying what would help."""
-    sandbox = Bubblewrap(clock)
-    try:
-        await sandbox.open()
-    except Unavailable as failure:
-        report = await sandbox.probe()
-        advice = "; ".join(report.advice) or "run gridx doctor"
-        raise Unavailable(
-            f"No sandbox works on this machine ({failure.message}), and without one a worker does "
-            f"not start. What may help: {advice}"
-        ) from None
-    try:
-        yield sandbox
-    finally:
-        await sandbox.close()
 
 
 async def _refusal_as_value(work: Coroutine[Any, Any, T]) -> T | GridError:

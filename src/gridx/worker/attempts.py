@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import Backend, choose
 from gridx.protocol.frames import (
     Assignment,
     Finished,
@@ -21,6 +22,7 @@ from gridx.protocol.frames import (
     ReasonName,
     Started,
     WireCapabilities,
+    WireSpec,
 )
 from gridx.worker.events import (
     Action,
@@ -77,12 +79,16 @@ class Happening(StrEnum):
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt; the assignment is let go once it runs."""
+    """One attempt; the assignment is let go once it runs.
+
+    `sandbox` is None where it never runs here, and of a former life's results.
+    """
 
     key: LeaseKey
     need: Resources
     state: AttemptState
     assignment: Assignment | None = None
+    sandbox: Backend | None = None
     log_frames: int = 0
     finished: Finished | None = None
 
@@ -90,10 +96,10 @@ class Attempt:
 class Attempts:
     """The attempts of one worker; what is to be done about them is appended to `out`."""
 
-    def __init__(self, offer: WireCapabilities, sandbox: str, results: Iterable[Result]) -> None:
+    def __init__(self, offer: WireCapabilities, results: Iterable[Result]) -> None:
         """`results` are those the spool kept of a former life."""
         self.languages = frozenset(offer.languages)
-        self.sandbox = sandbox
+        self.sandboxes = frozenset(offer.sandboxes)
         have = offer.resources
         self.total = Resources(have.cpus, have.memory_mb, have.gpus, have.disk_mb)
         self.free = self.total
@@ -103,7 +109,9 @@ class Attempts:
         self._all: dict[LeaseKey, Attempt] = {}
         for log_frames, finished in results:
             key = LeaseKey.of(finished)
-            self._all[key] = Attempt(key, NOTHING, AttemptState.ENDED, None, log_frames, finished)
+            self._all[key] = Attempt(
+                key, NOTHING, AttemptState.ENDED, log_frames=log_frames, finished=finished
+            )
 
     def __len__(self) -> int:
         return len(self._all)
@@ -128,8 +136,9 @@ class Attempts:
             return
         spec = assignment.spec
         need = Resources(spec.cpus, spec.memory_mb, spec.gpus, spec.disk_mb)
-        trouble = self._why_not(spec.language, need)
-        attempt = Attempt(key, need, AttemptState.WAITING, assignment)
+        sandbox = choose(self.sandboxes, spec.sandbox, spec.sandbox_at_least)
+        trouble = self._why_not(spec, need, sandbox)
+        attempt = Attempt(key, need, AttemptState.WAITING, assignment, sandbox)
         self._all[key] = self.waiting[key] = attempt
         if trouble:
             _report_unrun(self, attempt, "sandbox_error", trouble)
@@ -158,11 +167,14 @@ class Attempts:
                 self.out.append(SendLogs(attempt.key, first, attempt.log_frames))
             self.happen(attempt.key, Happening.SENT)
 
-    def _why_not(self, language: str, need: Resources) -> str | None:
+    def _why_not(self, spec: WireSpec, need: Resources, sandbox: Backend | None) -> str | None:
         if not need.fits(self.total):
             return "This worker does not have the resources that the job needs."
-        if language not in self.languages:
+        if spec.language not in self.languages:
             return "This worker does not offer the job's language."
+        if sandbox is None:
+            wanted = spec.sandbox or f"{spec.sandbox_at_least} or a stronger one"
+            return f"This worker does not offer the sandbox that the job needs ({wanted})."
         if len(self.waiting) >= WAITING_MAX:
             return f"Already {WAITING_MAX} attempts wait on this worker."
         return None
@@ -199,7 +211,7 @@ class Attempts:
 
     def started(self, attempt: Attempt) -> Started:
         """The frame that says it runs."""
-        return Started(*attempt.key, sandbox=self.sandbox)
+        return Started(*attempt.key, sandbox=attempt.sandbox)
 
     def validate(self) -> None:
         """Assert what must hold between any two events."""
@@ -224,13 +236,13 @@ class Attempts:
 
 
 def _run(book: Attempts, attempt: Attempt) -> None:
-    assert attempt.assignment is not None
+    assert attempt.assignment is not None and attempt.sandbox is not None
     del book.waiting[attempt.key]
     book.free = book.free.minus(attempt.need)
     # Told first: making a sandbox keeps the machine busy, and the coordinator has its own to do.
     if book.connected:
         book.out.append(Send(book.started(attempt)))
-    book.out.append(Run(attempt.assignment))
+    book.out.append(Run(attempt.assignment, attempt.sandbox))
     attempt.assignment = None
 
 

@@ -9,7 +9,7 @@ too large is left in the spool and read again when its turn comes.
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import assert_never
 
@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 
 from gridx.clock import Clock
 from gridx.domain.errors import GridError, InvalidInput, Unavailable
+from gridx.domain.sandbox import Backend
 from gridx.protocol.frames import (
     CLOSE_POLICY,
     SUBPROTOCOL,
@@ -68,7 +69,7 @@ class Engine:
     def __init__(
         self,
         session: Session,
-        sandbox: Sandbox,
+        sandboxes: Mapping[Backend, Sandbox],
         spool: Spool,
         clock: Clock,
         *,
@@ -77,7 +78,7 @@ class Engine:
     ) -> None:
         self.session = session
         self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._sandbox = sandbox
+        self._sandboxes = sandboxes
         self._spool = spool
         self._clock = clock
         self._accepted = accepted
@@ -110,8 +111,8 @@ class Engine:
                     self._record(frame)
                 case Forget(key):
                     self._forget(key)
-                case Run(assignment):
-                    self._run(assignment)
+                case Run(assignment, sandbox):
+                    self._run(assignment, self._sandboxes[sandbox])
                 case Stop(key):
                     self._cancels[key].set()
                 case Accepted():
@@ -173,20 +174,20 @@ class Engine:
 
     # ------------------------------------------------------------------------------- programs
 
-    def _run(self, assignment: Assignment) -> None:
+    def _run(self, assignment: Assignment, sandbox: Sandbox) -> None:
         key = LeaseKey.of(assignment)
-        cancel = self._cancels[key] = asyncio.Event()
-        self._tasks.start(f"attempt {key.job_id}", self._attempt(key, assignment, cancel))
+        self._cancels[key] = asyncio.Event()
+        self._tasks.start(f"attempt {key.job_id}", self._attempt(key, assignment, sandbox))
 
-    async def _attempt(self, key: LeaseKey, assignment: Assignment, cancel: asyncio.Event) -> None:
+    async def _attempt(self, key: LeaseKey, assignment: Assignment, sandbox: Sandbox) -> None:
         worker = self.session.worker_id or ""
         with bound(worker=worker, job=key.job_id, attempt=key.attempt):
-            _log.debug("attempt_started")
+            _log.debug("attempt_started", sandbox=sandbox.name)
             finished = await execute(
-                self._sandbox,
+                sandbox,
                 assignment,
                 lambda stream, data: self.handle(Output(key, stream, data)),
-                cancel,
+                self._cancels[key],
             )
             _log.debug("attempt_ended", reason=finished.reason, wall_s=finished.usage.wall_s)
         del self._cancels[key]

@@ -7,6 +7,7 @@ about it, in order. `session` turns the one into the other.
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+from gridx.domain.sandbox import Backend
 from gridx.protocol.frames import (
     Assignment,
     Finished,
@@ -155,9 +156,10 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Start the attempt's program."""
+    """Start the attempt's program in this backend."""
 
     assignment: Assignment
+    sandbox: Backend
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gridx.domain.errors import InvalidInput
 from gridx.worker.identity import Identity, StateDir
+from gridx.worker.sandbox.backends import Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class WorkerOptions:
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     slots: int | None = None
+    sandbox: Choice = Choice()
     ca: Path | None = None
     insecure: bool = False
     interactive: bool = True

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gridx.clock import Clock
+from gridx.clock import Clock, SystemClock
 from gridx.domain.resources import Resources
-from gridx.worker.sandbox.base import Report, Sandbox
-from gridx.worker.sandbox.bubblewrap import Bubblewrap
+from gridx.worker.sandbox.backends import probe_all
+from gridx.worker.sandbox.base import Report
 from gridx.worker.sandbox.cgroups import groups
 from gridx.worker.sandbox.languages import Interpreter, find_interpreters, version_of
 
@@ -81,8 +81,7 @@ class MachineReport:
 
 async def probe(clock: Clock | None = None) -> MachineReport:
     """Look at everything, trying each sandbox out for real."""
-    backends: tuple[Sandbox, ...] = (Bubblewrap(clock),)
-    reports = tuple([await each.probe() for each in backends])
+    reports = await probe_all(clock or SystemClock())
     languages = await asyncio.to_thread(_languages, find_interpreters().values())
     advice = tuple(dict.fromkeys(hint for each in reports for hint in each.advice))
     return MachineReport(offered(), languages, _gpus(), reports, advice)

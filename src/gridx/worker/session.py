@@ -79,7 +79,6 @@ class Profile:
     name: str
     version: str
     capabilities: WireCapabilities
-    sandbox: str
     worker_id: str | None = None
 
 
@@ -89,7 +88,7 @@ class Session:
     def __init__(self, profile: Profile, results: Iterable[Result] = ()) -> None:
         """`results` are those the spool kept of a former life."""
         self.profile = profile
-        self.attempts = Attempts(profile.capabilities, profile.sandbox, results)
+        self.attempts = Attempts(profile.capabilities, results)
         self.link = Link.AWAY
         self.worker_id = profile.worker_id
         self.paused = False

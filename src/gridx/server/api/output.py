@@ -1,5 +1,6 @@
 """What jobs write and what becomes of them, as it happens: logs and events."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ operations = Operations("output")
 SSE = "text/event-stream"
 PLAIN = "text/plain; charset=utf-8"
 RAW = "application/octet-stream"
+_EVENT_ID = re.compile(rb"[!-~]{1,200}")
 
 YesOrNo = Annotated[bool, BeforeValidator(yes_or_no)]
 
@@ -38,6 +40,7 @@ class LogsQuery(Parameters):
 @operations.add("GET", "/jobs/{job_id}/logs", refusals=(404,), media_types=(PLAIN, RAW, SSE))
 async def get_logs(call: Call, job_id: JobId, query: Annotated[LogsQuery, Query()]) -> ASGIApp:
     """The output so far, both streams in order of arrival or one; or, followed, as events."""
+    resume = _resume(call)
     if not query.follow:
         output = await call.grid.watch.logs(call.who, job_id, query.stream)
         if query.raw:
@@ -46,7 +49,7 @@ async def get_logs(call: Call, job_id: JobId, query: Annotated[LogsQuery, Query(
     if query.raw:
         raise InvalidInput("raw: followed logs are text", [Detail("raw", "followed logs are text")])
     await call.grid.jobs.get(call.who, job_id)
-    return EventStream(call, _log_events(call, job_id, query.stream))
+    return EventStream(call, _log_events(call, job_id, query.stream, resume))
 
 
 @operations.add("GET", "/jobs/{job_id}/events", refusals=(404,), media_types=(SSE,))
@@ -63,8 +66,23 @@ async def follow_jobs(call: Call) -> ASGIApp:
     return EventStream(call, _job_events(call, None))
 
 
-async def _log_events(call: Call, job_id: str, stream: str | None) -> AsyncIterator[bytes]:
-    resume = call.header(b"last-event-id").decode("latin-1") or None
+def _resume(call: Call) -> str | None:
+    """Behind which event to go on; empty is no id, though an unfollowed log would not look at it."""
+    given = [value for name, value in call.scope["headers"] if name == b"last-event-id"]
+    if not given:
+        return None
+    if not _EVENT_ID.fullmatch(given[0]):
+        raise _no_event_id("1 to 200 visible ASCII characters")
+    return given[0].decode("ascii")
+
+
+def _no_event_id(message: str) -> InvalidInput:
+    return InvalidInput(f"Last-Event-ID: {message}", [Detail("Last-Event-ID", message)])
+
+
+async def _log_events(
+    call: Call, job_id: str, stream: str | None, resume: str | None
+) -> AsyncIterator[bytes]:
     async for piece in call.grid.watch.follow_logs(call.who, job_id, resume):
         if isinstance(piece, LogEnd):
             yield event("end", {"status": piece.status, "reason": piece.reason})
@@ -74,10 +92,9 @@ async def _log_events(call: Call, job_id: str, stream: str | None) -> AsyncItera
 
 
 def _job_events(call: Call, job_id: str | None) -> AsyncIterator[bytes]:
-    resume = call.header(b"last-event-id")
+    resume = _resume(call)
     if resume and not (resume.isdigit() and len(resume) <= 18):
-        message = "the id of an event of this stream"
-        raise InvalidInput(f"Last-Event-ID: {message}", [Detail("Last-Event-ID", message)])
+        raise _no_event_id("the id of an event of this stream")
     return _states(call, job_id, int(resume) if resume else None)
 
 

@@ -12,6 +12,7 @@ from gridx.domain.ledger import Balance, Movement, StatementLine, is_grids, owne
 from gridx.domain.money import format_credits
 from gridx.domain.pricing import Receipt
 from gridx.domain.resources import Resources
+from gridx.domain.sandbox import Backend
 from gridx.domain.user import ApiKey
 from gridx.protocol import http
 
@@ -86,6 +87,8 @@ def worker(state: WorkerState) -> http.WorkerView:
         running=state.running,
         languages=list(offer.languages),
         sandboxes=list(offer.sandboxes),
+        unsandboxed=Backend.NONE in offer.sandboxes,
+        serves_others=state.serves_others,
         gpus=list(offer.gpus),
         labels=dict(offer.labels),
         os=offer.os,
@@ -194,7 +197,7 @@ def _attempt(attempt: Attempt) -> http.AttemptView:
         else http.UsageView(
             wall_s=usage.wall_s, cpu_s=usage.cpu_s, peak_memory_mb=usage.peak_memory_mb
         ),
-        sandbox=attempt.sandbox,
+        sandbox=None if attempt.started_at is None else attempt.sandbox,
     )
 
 
