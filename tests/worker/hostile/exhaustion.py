@@ -1,8 +1,10 @@
 """Using up: processes, memory by every road, disk, descriptors, output, time."""
 
+from dataclasses import replace
+
 from gridx.domain.attempt import Reason
 from gridx.worker.sandbox.base import Limits
-from tests.worker.hostile.programs import SMALL, Expected, Hostile, limited
+from tests.worker.hostile.programs import PATIENT, SMALL, Expected, Hostile, limited
 
 _MB = 1 << 20
 _DISK = Limits(timeout_s=10.0, memory_mb=200, disk_mb=8)
@@ -143,6 +145,7 @@ _OTHERS = [
         "import os, signal\nsignal.signal(10, lambda *_: None)\n"
         "for _ in range(20_000): os.kill(os.getpid(), 10)\nprint('held')",
         says=b"held\n",
+        limits=PATIENT,
     ),
     Hostile(
         "a core dump",
@@ -187,7 +190,7 @@ PROGRAMS = [
             code,
             Reason.DISK_LIMIT,
             exit_code=1,
-            limits=_DISK,
+            limits=_DISK if name == "pipes with names" else replace(_DISK, timeout_s=25.0),
             elsewhere={"gvisor": _PIPES_IN_MEMORY} if name == "pipes with names" else None,
         )
         for name, code in _DISK_FILLERS.items()

@@ -1,7 +1,7 @@
 """Lying: about how it ended, about what it wrote, about who speaks."""
 
 from gridx.domain.attempt import Reason
-from tests.worker.hostile.programs import OTHER_ERROR, Hostile
+from tests.worker.hostile.programs import OTHER_ERROR, PATIENT, Hostile
 
 _RECORD = "\\x01\\x00\\x00\\x00" * 9
 
@@ -84,6 +84,7 @@ PROGRAMS = [
         "a million tiny writes",
         "import os\nfor _ in range(50_000): os.write(1, b'x')",
         says=b"x" * 50_000,
+        limits=PATIENT,
     ),
     Hostile(
         "sets its clock ahead",

@@ -17,9 +17,11 @@ from gridx.domain.sandbox import STRONGEST_FIRST, WEAKEST_SANDBOX, Backend, choo
 from gridx.telemetry import get_logger
 from gridx.worker.sandbox.base import Emit, Limits, Outcome, Program, Report, Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
+from gridx.worker.sandbox.gvisor import Gvisor
 
 MAKERS: Mapping[Backend, Callable[[Clock], Sandbox]] = {
     Backend.BUBBLEWRAP: Bubblewrap,
+    Backend.GVISOR: Gvisor,
 }
 _PROBE_TIMEOUT_S = 6.0
 _log = get_logger(__name__)

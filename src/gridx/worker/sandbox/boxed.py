@@ -179,8 +179,6 @@ class Boxed:
             return self._pool
 
     def _start(self, interpreter: Interpreter, program: Program, limits: Limits) -> wire.Start:
-        allowance = self._kind.allowance(limits)
-        memory_bytes = allowance.memory_bytes + allowance.overhead_bytes
         code_bytes = len(program.code.encode("utf-8", "surrogatepass"))
         code_pages = -(-code_bytes // _PAGE_BYTES)
         # The host's tasks are not the job's where it has a kernel of its own, which counts those.
@@ -193,7 +191,8 @@ class Boxed:
             disk_files=max(_FILES_MIN, limits.disk_mb * _FILES_PER_MB),
             shm_bytes=limits.memory_mb * _MB,
             processes=0 if counted else limits.processes,
-            memory_bytes=0 if Enforcement.MEMORY in self.counts else memory_bytes,
+            memory_bytes=0 if Enforcement.MEMORY in self.counts else limits.memory_mb * _MB,
+            overhead_bytes=self._kind.allowance(limits).overhead_bytes,
             in_template=self._kind.template and program.language == "python" and not special,
         )
 

@@ -155,7 +155,7 @@ class _Watch:
         self._told = child if is_guest else reaper
         self._is_guest = is_guest
         self._memory_file = ""
-        self._memory_bytes = 0
+        self._memory_bytes = self._overhead_bytes = 0
         self._exceeded = False
         self._failure = b""
 
@@ -187,7 +187,8 @@ class _Watch:
         own, mapped = _mapped()
         if self._is_guest:
             self._memory_file = self._memory_file or guest.memory_file()
-            return own + guest.memory_held(self._memory_file)
+            held = guest.memory_held(self._memory_file)
+            return max(0, own - self._overhead_bytes) + held
         shared = os.statvfs(SHM)
         kept = (shared.f_blocks - shared.f_bfree) * shared.f_frsize
         return own + max(mapped, kept)
@@ -214,6 +215,7 @@ class _Watch:
         elif message:
             start = Start.parse(message)
             self._memory_bytes = start.memory_bytes
+            self._overhead_bytes = start.overhead_bytes
             _size(start)
             socket.send_fds(self._to_job, [message], descriptors)
             for each in descriptors:

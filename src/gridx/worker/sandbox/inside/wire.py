@@ -56,7 +56,8 @@ class Start:
 
     The payload is a file of JSON: `code`, `args` and `env`. `file` is the name the code gets in the
     work folder, `argv` what comes before it on the command line; `processes` and `memory_bytes` are
-    limits for hosts without control groups, 0 where those hold them. `in_template` has Python code run in the waiting
+    limits for hosts without control groups, 0 where those hold them; `overhead_bytes` is what a kernel
+    of the job's own may take beside `memory_bytes`. `in_template` has Python code run in the waiting
     interpreter instead of a new one.
     """
 
@@ -67,6 +68,7 @@ class Start:
     shm_bytes: int
     processes: int
     memory_bytes: int
+    overhead_bytes: int
     in_template: bool
 
     def to_bytes(self) -> bytes:
