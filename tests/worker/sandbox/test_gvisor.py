@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -39,6 +40,20 @@ async def test_a_machine_without_runsc(sandbox: Sandbox, monkeypatch: pytest.Mon
     assert not report.works
     assert "runsc" in report.why_not
     assert "sudo apt-get install runsc" in report.advice
+
+
+async def test_a_runsc_of_the_owners_own(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert (await sandbox.probe()).works
+    found = shutil.which("runsc")
+    assert found is not None
+    shutil.copy(found, tmp_path / "runsc")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    own = Gvisor(waiting_max=0)
+    await own.open()
+    assert (await bash(own, "echo /opt/*")).stdout == b"/opt/runsc\n"
+    await own.close()
 
 
 async def test_a_job_does_not_see_the_machines_kernel(sandbox: Sandbox) -> None:

@@ -14,6 +14,7 @@ from gridx.domain.attempt import Reason
 from gridx.worker.sandbox.base import Limits, Program, Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.sandbox.cgroups import v1, v2
+from gridx.worker.sandbox.gvisor import Gvisor
 from tests.worker.sandbox import traces
 from tests.worker.sandbox.runs import Watcher, bash, run
 
@@ -127,14 +128,17 @@ async def test_a_supervisor_that_dies_harms_one_attempt_only(sandbox: Bubblewrap
     assert lives.result().stdout == b"ready\nlived\n", lives.result()
 
 
-async def test_all_dies_with_the_worker_and_the_next_one_sweeps_up() -> None:
-    code = """
+@pytest.mark.parametrize("kind", [Bubblewrap, Gvisor])
+async def test_all_dies_with_the_worker_and_the_next_one_sweeps_up(
+    kind: type[Bubblewrap | Gvisor],
+) -> None:
+    code = f"""
         import asyncio
         from gridx.worker.sandbox.base import Limits, Program
-        from gridx.worker.sandbox.bubblewrap import Bubblewrap
+        from {kind.__module__} import {kind.__name__} as Kind
 
         async def main():
-            sandbox = Bubblewrap()
+            sandbox = Kind()
             await sandbox.open()
             job = Program("bash", "setsid sleep 999 & echo ready; trap '' TERM; sleep 999")
             say = lambda stream, piece: print(piece.decode(), flush=True)
@@ -154,7 +158,7 @@ async def test_all_dies_with_the_worker_and_the_next_one_sweeps_up() -> None:
     await worker.wait()
     for pid in started:
         await asyncio.to_thread(_wait_until_gone, pid)
-    sandbox = Bubblewrap(waiting_max=0)
+    sandbox = kind(waiting_max=0)
     await sandbox.open()
     await sandbox.close()
     assert _groups_of(worker.pid) == []

@@ -123,7 +123,12 @@ async def start_box(
         *(word for pair in environment.items() for word in ("--setenv", *pair)),
         *rootfs.arguments(interpreters.values(), generated, runsc),
         *("--", interpreters["python"].path, "-c", _LOADER),
-        *(str(sources), str(theirs.fileno()), str(_first_host_uid()) if as_root else "", runsc),
+        *(
+            str(sources),
+            str(theirs.fileno()),
+            str(_first_host_uid()) if as_root else "",
+            rootfs.place_of(runsc),
+        ),
     ]
     try:
         process = await asyncio.create_subprocess_exec(

@@ -62,11 +62,11 @@ def arguments(
 ) -> list[str]:
     """What to tell `bwrap`; `generated` has an open descriptor for each file of `GENERATED`.
 
-    `program` is one more that must be there, at its own place.
+    `program` is one more that must be there, at its `place_of`, if any.
     """
     shown = sorted({bind for each in interpreters for bind in each.binds})
-    if program and not Path(program).is_relative_to("/usr"):
-        shown.append((program, program))
+    if program != place_of(program):
+        shown.append((program, place_of(program)))
     args = ["--ro-bind", "/usr", "/usr"]
     for folder in _folders_above(["/etc/passwd", *(inside for _, inside in shown)]):
         args += ["--perms", "0755", "--dir", folder]
@@ -89,6 +89,13 @@ def arguments(
     for host_path, inside in shown:
         args += ["--ro-bind", host_path, inside]
     return [*args, "--remount-ro", "/"]
+
+
+def place_of(program: str) -> str:
+    """Where a program of this host's lies inside; of none, nowhere."""
+    if not program or Path(program).is_relative_to("/usr"):
+        return program
+    return f"/opt/{Path(program).name}"
 
 
 def search_path(interpreters: Iterable[Interpreter]) -> str:

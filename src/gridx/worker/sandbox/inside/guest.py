@@ -38,8 +38,8 @@ _NAME = "job"
 _OWN = (EMPTY, "/dev", "/proc", WORK, TMP)
 _FLAGS = (
     "--rootless",
-    "--platform=ptrace",
     "--network=none",
+    "--overlay2=none",
     "--ignore-cgroups",
     "--file-access-mounts=exclusive",
     f"--root={_STATE}",
