@@ -123,7 +123,7 @@ def test_all_of_ones_jobs_are_followed_and_nobody_elses(shared: Running, alice: 
     ("path", "last"),
     [
         ("/events", "x"), ("/events", "-1"), ("/events", "1" * 30), ("/events", "1 2"),
-        ("/jobs/{job}/events", "1.5"), ("/jobs/{job}/logs?follow=true", "nonsense"),
+        ("/jobs/{job}/logs", ""), ("/events", ""), ("/jobs/{job}/events", "1.5"), ("/jobs/{job}/logs?follow=true", "nonsense"),
         ("/jobs/{job}/logs?follow=true", "1.2"), ("/jobs/{job}/logs?follow=true", "x" * 5000),
     ],
 )  # fmt: skip

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from gridx.domain.sandbox import Backend
 from gridx.worker.identity import Identity, StateDir
+from gridx.worker.sandbox.backends import Choice
 from tests.server.running import PASSWORD, Api, Running, running, settings_for
 from tests.support.processes import free_port
 from tests.support.proxy import proxy_to
@@ -225,6 +227,22 @@ async def test_a_job_nobody_heard_of_since_its_assignment_arrives_whole(
     assert (job["status"], job["stdout"]) == ("succeeded", "all of it\n")
     assert [attempt["sandbox"] for attempt in job["attempts"]] == ["bubblewrap"]
     verify(grid)
+
+
+async def test_a_worker_without_a_sandbox_runs_its_owners_jobs_only(
+    grid: Running, alice: Api, start_worker: StartWorker
+) -> None:
+    start_worker(grid.url, sandbox=Choice((Backend.NONE,), Backend.NONE), **WITH_PASSWORD)
+    (worker,) = await connected(alice)
+    assert (worker["sandboxes"], worker["unsandboxed"]) == (["none"], True)
+    assert not worker["serves_others"]
+    bob = await asyncio.to_thread(grid.user, "bob")
+    others = await submit(bob, "print('no')")
+    job = await done(alice, await submit(alice, "print('yes')"))
+    assert (job["status"], job["stdout"]) == ("succeeded", "yes\n")
+    assert [attempt["sandbox"] for attempt in job["attempts"]] == ["none"]
+    waits = (await asyncio.to_thread(bob.get, f"/jobs/{others}")).json()
+    assert (waits["status"], waits["attempts"]) == ("queued", [])
 
 
 def _wait_for_end(spool: Path) -> None:

@@ -1,7 +1,6 @@
 """What is said of this machine, checked against what the machine says itself."""
 
 import os
-from dataclasses import asdict
 
 from gridx.worker import probe
 
@@ -14,10 +13,7 @@ async def test_a_report_of_this_machine() -> None:
     works = {each.backend: each.works for each in report.sandboxes}
     assert works["bubblewrap"]
     assert works["gvisor"]
-    table = report.table()
-    assert "sandbox bubblewrap" in table
-    assert all(each.path in table for each in report.languages)
-    assert asdict(report)["sandboxes"][0]["works"]
+    assert "none" not in works
 
 
 def test_all_of_the_machine_is_offered() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
+from gridx.domain.sandbox import Backend
 from gridx.protocol.frames import Assign, Finished, Hello, Leaving, Log, Started
 from gridx.worker.events import LeaseKey
 from tests.support.processes import Process, clean_environment, is_alive, running
@@ -44,6 +46,10 @@ async def workers(coordinator: Coordinator, tmp_path: Path) -> AsyncGenerator[Wo
     await asyncio.to_thread(workers.close)
 
 
+def _shown_of(pid: int) -> bytes:
+    return b"".join(Path("/proc", str(pid), name).read_bytes() for name in ("environ", "cmdline"))
+
+
 def one(key: LeaseKey, code: str) -> Assign:
     return Assign([assignment(key, spec(code))])
 
@@ -68,6 +74,39 @@ async def test_the_prompt_comes_after_the_welcome_and_its_end_means_quit(
     await asyncio.to_thread(worker.wait_for, "connected to")
     worker.close_input()
     assert await asyncio.to_thread(worker.wait) == 0
+
+
+async def test_no_secret_can_be_read_of_it_or_its_children(
+    coordinator: Coordinator, workers: Workers
+) -> None:
+    worker = workers.start("--no-cli", "--token", "token-on-the-line")
+    connection = await coordinator.next()
+    await connection.say(one(new_key(), SLOW))
+    await connection.take(Log)
+    family = [worker.pid, *(c.pid for c in psutil.Process(worker.pid).children(recursive=True))]
+    assert len(family) > 3
+    shown = b"".join(_shown_of(pid) for pid in family)
+    assert b"--no-cli" in shown
+    for secret in (b"user-token", b"token-on-the-line", b"worker-token"):
+        assert secret not in shown
+
+
+async def test_a_worker_without_a_sandbox_says_so_at_its_start_and_its_prompt(
+    coordinator: Coordinator, workers: Workers
+) -> None:
+    worker = workers.start("--user", "alice", "--sandbox", "none", "--i-trust-every-submitter")
+    await asyncio.to_thread(worker.wait_for, "^UNSANDBOXED alice> ")
+    assert "UNSANDBOXED: jobs on this worker may read" in worker.stderr
+    connection = await coordinator.next()
+    assert coordinator.hellos[-1].capabilities.sandboxes == ["none"]
+    mine = replace(spec("print(1)"), sandbox_at_least=Backend.NONE)
+    await connection.say(Assign([assignment(theirs := new_key())]))
+    assert (await connection.take(Finished)).reason == "sandbox_error"
+    await connection.say(Assign([assignment(own := new_key(), mine)]))
+    assert (await connection.take(Started)).sandbox == "none"
+    end = await connection.take(Finished)
+    assert (LeaseKey.of(end), end.exit_code) == (own, 0)
+    assert theirs != own
 
 
 async def test_an_input_that_is_empty_from_the_start_is_no_prompt(

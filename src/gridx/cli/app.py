@@ -6,7 +6,7 @@ import typer
 
 from gridx import __version__
 from gridx.cli import account, admin, command, demo, jobs, money, run, shell, workers
-from gridx.cli.service import coordinator, machine, settings, up
+from gridx.cli.service import coordinator, doctor, machine, settings, up
 
 
 def build() -> typer.Typer:
@@ -24,7 +24,7 @@ def build() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_root)
     parts = (
-        up, demo, coordinator, machine, run, jobs, workers, money, account, shell, admin, settings
+        up, demo, coordinator, machine, doctor, run, jobs, workers, money, account, shell, admin, settings
     )  # fmt: skip
     for part in parts:
         part.add_to(app)

@@ -11,6 +11,7 @@ from gridx.cli.command import command
 from gridx.cli.remote import Json, Remote
 from gridx.cli.run import show_output
 from gridx.cli.submission import JobFlags, program, read_batch
+from gridx.domain.sandbox import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -299,7 +300,7 @@ def _show_attempts(view: "JobView") -> None:
                 each.status if not each.reason else f"{each.status} ({each.reason})",
                 each.exit_code,
                 each.worker_id,
-                each.sandbox,
+                output.UNSANDBOXED if each.sandbox == Backend.NONE else each.sandbox,
                 output.duration(each.usage.wall_s if each.usage else None),
                 output.duration(each.usage.cpu_s if each.usage else None),
                 f"{each.usage.peak_memory_mb:.0f} MB" if each.usage else None,

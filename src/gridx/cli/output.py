@@ -16,6 +16,8 @@ from gridx.domain.errors import GridError, Unauthenticated
 if TYPE_CHECKING:
     from rich.console import Console
 
+UNSANDBOXED = "UNSANDBOXED"
+"""Said, in red, of whatever runs programs without a sandbox."""
 COLOURS = {
     "succeeded": "green",
     "failed": "red",
@@ -29,6 +31,9 @@ COLOURS = {
     "suspended": "red",
     "banned": "red",
     "offline": "dim",
+    "works": "green",
+    "broken": "yellow",
+    UNSANDBOXED: "red",
 }
 _CODES = {"green": 32, "red": 31, "cyan": 36, "yellow": 33, "dim": 2, "bold": 1}
 _STEERING = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
@@ -64,6 +69,11 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     note(f"{paint('warning:', 'yellow', sys.stderr)} {text}")
+
+
+def alarm(text: str) -> None:
+    """What nobody may overlook."""
+    note(paint(text, "red", sys.stderr))
 
 
 def complain(text: str) -> None:

@@ -162,6 +162,7 @@ class Commands:
     def _workers(self, _rest: str) -> str:
         lines = [
             f"{worker.worker_id}  {worker.status:<9}  {worker.running:>3} running  "
+            f"{output.paint('UNSANDBOXED  ', 'red') if worker.unsandboxed else ''}"
             f"{output.amounts(worker.free)} free  {worker.name} of {worker.owner_id}"
             for worker in self._client.workers()
         ]

@@ -76,7 +76,7 @@ def list_workers(json: Json = False, *, remote: Remote) -> None:
                 worker.worker_id,
                 worker.name,
                 worker.owner_id,
-                worker.status if worker.admitted else f"{worker.status} (not admitted)",
+                _status(worker),
                 f"{worker.free.get('cpus', 0):g}/{worker.resources.get('cpus', 0):g}",
                 f"{worker.free.get('memory_mb', 0):g}/{worker.resources.get('memory_mb', 0):g}",
                 worker.running,
@@ -111,14 +111,23 @@ def find_worker(client: "Client", text: str) -> str:
     return found[0]
 
 
+def _status(worker: "WorkerView") -> str:
+    """Its status, with what keeps it from serving others, and loudly when it has no sandbox."""
+    alarm = f"{output.UNSANDBOXED} " if worker.unsandboxed else ""
+    if not worker.admitted:
+        return f"{alarm}{worker.status} (not admitted)"
+    return f"{alarm}{worker.status}{'' if worker.serves_others else ' (sandbox too weak)'}"
+
+
 def _show_worker(view: "WorkerView") -> None:
     output.show_fields(
         [
             ("worker", view.worker_id),
             ("name", view.name),
             ("owner", view.owner_id),
-            ("status", view.status),
+            ("status", _status(view)),
             ("admitted", "yes" if view.admitted else "no: it serves its owner only"),
+            ("serves", "everybody" if view.serves_others else "its owner only"),
             ("offers", output.amounts(view.resources)),
             ("free", output.amounts(view.free)),
             ("running", view.running),

@@ -235,7 +235,12 @@ class Agent:
 
     async def _converse(self, engine: Engine, lines: Lines) -> None:
         owner = self._options.user_id or self._owner or "worker"
-        self._console = Console(owner, Controls(engine, lambda: self._at), self._shell)
+        self._console = Console(
+            owner,
+            Controls(engine, lambda: self._at),
+            self._shell,
+            mark=self._options.prompt_mark,
+        )
         await self._console.run(lines)
 
     # ---------------------------------------------------------------------------------- news

@@ -57,9 +57,16 @@ class Console:
     """Reads commands until `quit` or the end of the input."""
 
     def __init__(
-        self, user_id: str, controls: Controls, shell: Shell | None, out: TextIO | None = None
+        self,
+        user_id: str,
+        controls: Controls,
+        shell: Shell | None,
+        out: TextIO | None = None,
+        *,
+        mark: str = "",
     ) -> None:
-        self._prompt = f"{user_id}> "
+        """`mark` stands before each prompt."""
+        self._prompt = f"{mark}{user_id}> "
         self._controls = controls
         self._shell = shell
         self._out = out or sys.stdout

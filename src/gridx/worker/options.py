@@ -15,6 +15,7 @@ class WorkerOptions:
 
     Either `password` (with `user_id`) or `token` enrols it; a state folder that knows a worker
     already needs neither. `slots` is how many CPUs it offers, by default all of the machine's.
+    `prompt_mark` stands before each prompt.
     """
 
     urls: tuple[str, ...]
@@ -26,6 +27,7 @@ class WorkerOptions:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     slots: int | None = None
     sandbox: Choice = Choice()
+    prompt_mark: str = ""
     ca: Path | None = None
     insecure: bool = False
     interactive: bool = True

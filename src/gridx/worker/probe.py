@@ -10,7 +10,7 @@ import asyncio
 import os
 import platform
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from gridx.clock import Clock, SystemClock
@@ -49,42 +49,24 @@ class Language:
 
 @dataclass(frozen=True, slots=True)
 class MachineReport:
-    """All that is known of this machine, for a person or a program."""
+    """All that is known of this machine; its sandboxes the strongest first."""
 
     offer: Offer
     languages: tuple[Language, ...]
     gpus: tuple[str, ...]
     sandboxes: tuple[Report, ...]
-    advice: tuple[str, ...] = field(default=())
 
     @property
     def works(self) -> bool:
         """Whether jobs can be run here at all."""
         return any(each.works for each in self.sandboxes)
 
-    def table(self) -> str:
-        """The same as lines of text for a terminal."""
-        room = self.offer.resources
-        rows = [
-            ("machine", f"{self.offer.os} on {self.offer.arch}"),
-            ("processors", f"{room.cpus:g}"),
-            ("memory for jobs", f"{room.memory_mb} MB"),
-            ("disk for jobs", f"{room.disk_mb} MB, in memory"),
-            ("GPUs", f"{', '.join(self.gpus)} (not offered)" if self.gpus else "none"),
-            *((each.name, f"{each.version} {each.path}".strip()) for each in self.languages),
-            *(row for each in self.sandboxes for row in _rows_of(each)),
-            *(("what helps", each) for each in self.advice),
-        ]
-        width = max(len(name) for name, _ in rows) + 2
-        return "\n".join(f"{name:<{width}}{text}" for name, text in rows)
-
 
 async def probe(clock: Clock | None = None) -> MachineReport:
     """Look at everything, trying each sandbox out for real."""
     reports = await probe_all(clock or SystemClock())
     languages = await asyncio.to_thread(_languages, find_interpreters().values())
-    advice = tuple(dict.fromkeys(hint for each in reports for hint in each.advice))
-    return MachineReport(offered(), languages, _gpus(), reports, advice)
+    return MachineReport(offered(), languages, _gpus(), reports)
 
 
 def offered(slots: int | None = None) -> Offer:
@@ -178,11 +160,3 @@ def _cpu_quota() -> float | None:
         if quota.isdigit():
             quotas.append(int(quota) / int(period))
     return min(quotas, default=None)
-
-
-def _rows_of(report: Report) -> list[tuple[str, str]]:
-    if not report.works:
-        return [(f"sandbox {report.backend}", f"does not work: {report.why_not}")]
-    lacks = ", ".join(report.lacks)
-    verdict = f"works, but cannot enforce: {lacks}" if lacks else "works, enforces every limit"
-    return [(f"sandbox {report.backend}", verdict)]

@@ -47,6 +47,8 @@ class WorkerChild:
                 [sys.executable, "-m", "gridx.cli.service.child", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                # Settings are the coordinator's, and some of them are secrets.
+                env={k: v for k, v in os.environ.items() if not k.startswith("GRIDX_")},
             )
         finally:
             signal.signal(signal.SIGINT, usual)

@@ -1,4 +1,4 @@
-"""`gridx worker` and `gridx doctor`: this machine as a part of a grid."""
+"""`gridx worker`: this machine as a part of a grid."""
 
 import os
 import sys
@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridx.cli import output
 from gridx.cli.command import command
-from gridx.cli.remote import Json, PasswordSource, check_names, warn_of_secret
+from gridx.cli.remote import PasswordSource, check_names, warn_of_secret
+from gridx.cli.service import secrecy
+from gridx.cli.service.sandboxes import SandboxChoice, raise_alarm
 from gridx.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from gridx.cli.shell import Commands
-    from gridx.worker.agent import WorkerOptions
+    from gridx.worker.options import WorkerOptions
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,9 +27,9 @@ def add_to(app: typer.Typer) -> None:
             "gridx worker --user alice",
             "gridx worker --url https://grid.example.org --user alice --password-file FILE",
             "gridx worker --no-cli --slots 4 --name lab-2 --label site=lab   # as a service",
+            "gridx worker --sandbox-at-least bubblewrap                       # in nothing weaker",
         ],
     )(worker)
-    command(app, "doctor", examples=["gridx doctor", "gridx doctor --json"])(doctor)
 
 
 def worker(
@@ -63,17 +64,18 @@ def worker(
     ] = False,
     no_cli: Annotated[bool, typer.Option("--no-cli", help="No prompt; run until stopped.")] = False,
     source: PasswordSource,
+    sandboxes: SandboxChoice,
 ) -> int:
     """Run other people's jobs here, sandboxed, for credits.
 
     The prompt appears once the coordinator has accepted the worker. `help` there lists its commands,
     `quit` or the end of the input ends it in order.
     """
-    from gridx.client.login import find_endpoint
-    from gridx.worker.agent import WorkerOptions, run_worker
+    from gridx.worker.options import WorkerOptions
 
     check_names()
     _start_log(interactive=not no_cli)
+    choice = sandboxes.read()
     if token is not None:
         warn_of_secret("--token", "GRIDX_TOKEN or --password-file")
     owner = user or os.environ.get("GRIDX_USER")
@@ -82,7 +84,7 @@ def worker(
     password = None if secret else _password(owner, source, state_dir)
     if len(urls) == 1 and not (secret or password or owner or _is_enrolled(state_dir)):
         # Whoever is logged in here may start a worker of their own without another word.
-        secret = find_endpoint(urls[0], environ=os.environ).token
+        secret = _login_at(urls[0])
     options = WorkerOptions(
         urls=urls,
         user_id=owner,
@@ -92,15 +94,23 @@ def worker(
         name=name,
         labels=_labels(label),
         slots=slots,
+        sandbox=choice,
+        prompt_mark=raise_alarm(choice),
         ca=ca,
         insecure=insecure,
         interactive=not no_cli,
     )
+    secrecy.hide()
+    return _run(options)
+
+
+def _run(options: "WorkerOptions") -> int:
     import asyncio
 
-    if no_cli:
-        return asyncio.run(run_worker(options))
-    return asyncio.run(run_worker(options, LazyShell(options)))
+    from gridx.worker.agent import run_worker
+
+    shell = LazyShell(options) if options.interactive else None
+    return asyncio.run(run_worker(options, shell))
 
 
 class LazyShell:
@@ -138,23 +148,6 @@ class LazyShell:
         return Commands(client, user_id)
 
 
-def doctor(json: Json = False) -> int:
-    """Show what this machine can offer to a grid.
-
-    Exits 1 when no sandbox works, because then no worker can run here.
-    """
-    import asyncio
-
-    from gridx.worker.probe import probe
-
-    report = asyncio.run(probe())
-    if json:
-        output.show_json(report)
-    else:
-        print(report.table())
-    return 0 if report.works else 1
-
-
 def _addresses(url: str | None) -> tuple[str, ...]:
     from gridx.client.login import clean_url, find_endpoint
 
@@ -165,6 +158,12 @@ def _addresses(url: str | None) -> tuple[str, ...]:
     if not found:
         raise InvalidInput("--url names no coordinator")
     return found
+
+
+def _login_at(url: str) -> str | None:
+    from gridx.client.login import find_endpoint
+
+    return find_endpoint(url, environ=os.environ).token
 
 
 def _password(owner: str | None, source: PasswordSource, state_dir: Path | None) -> str | None:

@@ -18,8 +18,10 @@ from gridx.telemetry import get_logger
 from gridx.worker.sandbox.base import Emit, Limits, Outcome, Program, Report, Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.sandbox.gvisor import Gvisor
+from gridx.worker.sandbox.unsafe.unsandboxed import Unsandboxed
 
 MAKERS: Mapping[Backend, Callable[[Clock], Sandbox]] = {
+    Backend.NONE: Unsandboxed,
     Backend.BUBBLEWRAP: Bubblewrap,
     Backend.GVISOR: Gvisor,
 }
@@ -105,9 +107,9 @@ async def _probe(sandbox: Sandbox) -> Report:
 
 def _need_one(choice: Choice, reports: Sequence[Report]) -> None:
     broken = [each for each in reports if not each.works]
-    for each in broken:
-        _log.info("sandbox_not_offered", sandbox=each.backend, why=each.why_not)
     if not broken or (len(broken) < len(reports) and not choice.named):
+        for each in broken:
+            _log.info("sandbox_not_offered", sandbox=each.backend, why=each.why_not)
         return
     why = "; ".join(f"{each.backend}: {each.why_not}" for each in broken)
     advice = "; ".join(hint for each in broken for hint in each.advice) or "run gridx doctor"

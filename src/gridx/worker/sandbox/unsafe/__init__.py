@@ -1,0 +1,1 @@
+"""No sandbox at all: for owners who trust everybody whose jobs their worker may get."""
