@@ -106,19 +106,6 @@ async def test_what_dies_of_it_harms_one_attempt_only(sandbox: Sandbox, victim: 
     assert (await bash(sandbox, "echo again")).stdout == b"again\n"
 
 
-async def test_nothing_is_left_of_its_jobs(sandbox: Sandbox) -> None:
-    assert sandbox.name == "gvisor"
-    before = traces.count()
-    own = Gvisor(waiting_max=0)
-    await own.open()
-    codes = ("(setsid sleep 999 &); echo", "kill -9 $$", "exit 3", "mkfifo f; ln -s / l")
-    async with asyncio.TaskGroup() as tasks:
-        for code in codes:
-            tasks.create_task(bash(own, code))
-    await own.close()
-    assert await traces.settled(before) == before
-
-
 def _of_runsc(name: str = "") -> list[int]:
     """The processes of `runsc` below this one, or those of them that are called `name`."""
     found: list[int] = []

@@ -60,10 +60,13 @@ async def test_nothing_is_left_of_two_hundred_mixed_jobs() -> None:
     await sandbox.close()
 
 
-async def test_nothing_is_left_of_a_sandbox_that_was_closed() -> None:
+@pytest.mark.parametrize("kind", [Bubblewrap, Gvisor])
+async def test_nothing_is_left_of_a_sandbox_that_was_closed(
+    kind: type[Bubblewrap | Gvisor],
+) -> None:
     before = traces.count()
     for waiting in (0, 3):
-        sandbox = Bubblewrap(waiting_max=waiting)
+        sandbox = kind(waiting_max=waiting)
         await sandbox.open()
         await mixed(sandbox, 1)
         await sandbox.close()

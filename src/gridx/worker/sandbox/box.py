@@ -110,10 +110,11 @@ async def start_box(
     line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     line.setblocking(False)
     errors = os.memfd_create("box-errors")
-    generated = {path: _file(text.encode()) for path, text in rootfs.GENERATED.items()}
+    as_root = os.geteuid() == 0
+    files = rootfs.GENERATED_FOR_ONE if runsc and not as_root else rootfs.GENERATED
+    generated = {path: _file(text.encode()) for path, text in files.items()}
     sources = _file(json.dumps(_sources()).encode())
     kept = [theirs.fileno(), sources, *generated.values()]
-    as_root = os.geteuid() == 0
     command = [
         bwrap,
         *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),

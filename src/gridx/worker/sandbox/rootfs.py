@@ -34,27 +34,31 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
 }
 
-PASSWD = (
-    "".join(
-        f"job:x:{uid}:{uid}:job:{WORK}:/bin/sh\n"
-        for uid in range(FIRST_JOB_UID, FIRST_JOB_UID + JOB_UIDS)
-    )
-    + "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
-)
-GROUP = (
-    "".join(f"job:x:{gid}:\n" for gid in range(FIRST_JOB_UID, FIRST_JOB_UID + JOB_UIDS))
-    + "nogroup:x:65534:\n"
-)
+_NOBODY, _NOGROUP = "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n", "nogroup:x:65534:\n"
+_USERS = range(FIRST_JOB_UID, FIRST_JOB_UID + JOB_UIDS)
+
+
+def _passwd(uids: Iterable[int]) -> str:
+    return "".join(f"job:x:{uid}:{uid}:job:{WORK}:/bin/sh\n" for uid in uids) + _NOBODY
+
+
+def _group(gids: Iterable[int]) -> str:
+    return "".join(f"job:x:{gid}:\n" for gid in gids) + _NOGROUP
+
+
 HOSTS = "127.0.0.1 localhost job\n::1 localhost\n"
 NSSWITCH = "passwd: files\ngroup: files\nhosts: files\n"
 
 GENERATED = {
-    "/etc/passwd": PASSWD,
-    "/etc/group": GROUP,
+    "/etc/passwd": _passwd(_USERS),
+    "/etc/group": _group(_USERS),
     "/etc/hosts": HOSTS,
     "/etc/nsswitch.conf": NSSWITCH,
 }
 """Files written for the box; `bwrap` reads each from a descriptor."""
+
+GENERATED_FOR_ONE = GENERATED | {"/etc/passwd": _passwd([0]), "/etc/group": _group([0])}
+"""The same where one user is all there is, and the job is the first of its own kernel's."""
 
 
 def arguments(

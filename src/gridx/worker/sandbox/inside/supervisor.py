@@ -155,7 +155,7 @@ class _Watch:
         self._told = child if is_guest else reaper
         self._is_guest = is_guest
         self._memory_file = ""
-        self._memory_bytes = self._overhead_bytes = 0
+        self._memory_bytes = self._overhead_bytes = self._peak_bytes = 0
         self._exceeded = False
         self._failure = b""
 
@@ -175,7 +175,9 @@ class _Watch:
             if self._worker.fileno() in ready and not self._obey():
                 self._end_all()
                 return
-            if self._memory_bytes and self._memory_taken() > self._memory_bytes:
+            if self._memory_bytes:
+                self._peak_bytes = max(self._peak_bytes, self._memory_taken())
+            if self._peak_bytes > self._memory_bytes:
                 self._exceeded = True
                 os.kill(self._reaper, signal.SIGKILL)
 
@@ -199,7 +201,7 @@ class _Watch:
         _, _, orphans = os.wait4(self._reaper, 0)
         cpu_user = usage.ru_utime + orphans.ru_utime
         cpu_system = usage.ru_stime + orphans.ru_stime
-        peak = usage.ru_maxrss * 1024
+        peak = max(usage.ru_maxrss * 1024, self._peak_bytes)
         ended = ENDED.pack(status, self._exceeded, cpu_user, cpu_system, peak)
         self._worker.send(self._failure or ended)
 
