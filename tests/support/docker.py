@@ -49,7 +49,9 @@ class DockerEngine:
         folder = self.folder
         (folder / "config.json").write_text("{}")  # none of the machine's
         self.process = Process(
-            *("dockerd", "--host", f"unix://{self.socket}", "--pidfile", folder / "pid"),
+            # Its mounts are its own, so that tests which count mounts do not meet them.
+            *("unshare", "--mount", "--propagation", "private", "--", "dockerd"),
+            *("--host", f"unix://{self.socket}", "--pidfile", folder / "pid"),
             *("--data-root", folder / "data", "--exec-root", folder / "exec"),
             *("--config-file", folder / "config.json", "--storage-driver", "overlay2"),
             *("--iptables=false", "--ip-masq=false", "--bridge=none", "--shutdown-timeout", "1"),

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from gridx.domain.sandbox import Backend
 from gridx.worker.agent import run_worker
 from gridx.worker.options import WorkerOptions
+from gridx.worker.sandbox.backends import Choice
 from tests.worker.coordinator import WAIT_S, Coordinator
 
 
@@ -59,6 +61,7 @@ async def start_worker(tmp_path: Path) -> AsyncGenerator[StartWorker]:
                 "interactive": False,
                 "handle_signals": False,
                 "slots": 2,
+                "sandbox": Choice((Backend.BUBBLEWRAP,)),
             }
             worker = RunningWorker(WorkerOptions(urls=urls, **(settings | options)))
             stack.push_async_callback(worker.stop)

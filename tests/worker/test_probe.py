@@ -12,6 +12,7 @@ async def test_a_report_of_this_machine() -> None:
     assert all(each.version[0].isdigit() for each in report.languages)
     works = {each.backend: each.works for each in report.sandboxes}
     assert works["bubblewrap"]
+    assert works["gvisor"]
     assert "none" not in works
 
 

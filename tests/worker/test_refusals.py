@@ -245,7 +245,7 @@ async def test_a_file_that_is_no_authority(
 async def test_a_machine_without_a_sandbox(
     start_worker: StartWorker, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gridx.worker.sandbox.bubblewrap.find_bwrap", lambda: None)
+    monkeypatch.setattr("gridx.worker.sandbox.boxed.find_bwrap", lambda: None)
     line = await said(start_worker, capsys, "http://127.0.0.1:1")
     assert "No sandbox works on this machine" in line
     assert "apt-get install bubblewrap" in line

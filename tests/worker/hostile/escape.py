@@ -1,6 +1,17 @@
 """Ways out: of the namespaces, of the root folder, of the user, of the system call filter."""
 
-from tests.worker.hostile.programs import PRELUDE, Hostile, shell, tries
+from collections.abc import Mapping
+
+from gridx.domain.attempt import Reason
+from tests.worker.hostile.programs import (
+    GUEST_ONLY,
+    OTHER_ERROR,
+    PRELUDE,
+    Expected,
+    Hostile,
+    shell,
+    tries,
+)
 
 _CALLS = {
     "enters a new user namespace": "call(272, 97, 0x10000000)",
@@ -95,6 +106,44 @@ _FILES = {
     ),
 }
 
+# On a kernel of its own a job is process 1, may make namespaces and ports of that kernel, and finds
+# made-up texts where the machine's kernel would tell of itself.
+_GUEST_ONLY = {
+    "enters a new user namespace",
+    "enters a new mount namespace",
+    "clones into a user namespace",
+    "places its memory",
+    "reads the kernel's log",
+    "opens a netlink socket",
+    "reads the machine's command line",
+    "lowers its own score with the killer",
+    "opens process 1's root",
+    "opens process 1's folder",
+    "opens process 1's descriptors",
+    "reads process 1's environment",
+    "raises its priority",
+    "binds a port below 1024",
+}
+_OTHER_ERROR = {
+    "watches performance events",
+    "sets up an io_uring",
+    "adds a kernel key",
+    "asks for a kernel key",
+    "reads the session's keyring",
+    "opens a file by handle",
+    "makes a handle of a file",
+    "takes an odd personality",
+    "puts input into a terminal",
+    "loads a protocol's module",
+}
+
+
+def _elsewhere(name: str) -> Mapping[str, Expected]:
+    if name in _OTHER_ERROR:
+        return OTHER_ERROR
+    return GUEST_ONLY if name in _GUEST_ONLY else {}
+
+
 _OTHERS = [
     Hostile(
         "sends a signal to everybody",
@@ -104,10 +153,12 @@ _OTHERS = [
     Hostile(
         "kills process 1",
         "import os\nos.kill(1, 9)\nprint('refused')",
+        elsewhere={"gvisor": Expected(((137, Reason.EXIT_CODE),), b"")},  # that is itself
     ),
     Hostile(
         "follows process 1's links",
         f"{PRELUDE}\nrefused(lambda: os.readlink('/proc/1/exe'))",
+        elsewhere=GUEST_ONLY,
     ),
     Hostile(
         "uses every descriptor it was not given",
@@ -123,6 +174,7 @@ _OTHERS = [
         "finds a way back to privileges",
         "t = open('/proc/self/status').read()\n"
         "print('refused' if 'NoNewPrivs:\\t1' in t and 'Seccomp:\\t2' in t else t)",
+        elsewhere=GUEST_ONLY,  # which has neither: no file gives rights there
     ),
     Hostile(
         "runs a set-uid program",
@@ -134,7 +186,11 @@ _OTHERS = [
         "runs the system's set-uid programs",
         "su -c id root </dev/null >/dev/null 2>&1 && echo HARM || echo refused",
     ),
-    shell("unshares by its command", "unshare -Ur id 2>/dev/null && echo HARM || echo refused"),
+    shell(
+        "unshares by its command",
+        "unshare -Ur id 2>/dev/null && echo HARM || echo refused",
+        elsewhere=GUEST_ONLY,
+    ),
     shell(
         "mounts by its command", "mount -t tmpfs x /tmp 2>/dev/null && echo HARM || echo refused"
     ),
@@ -145,6 +201,7 @@ _OTHERS = [
         "climbs out of its folder",
         "cd ../../../../..; for each in home var run sys boot media srv lost+found; do "
         '[ -e "$each" ] && echo "HARM $each"; done; echo refused',
+        elsewhere={"gvisor": Expected(says=b"HARM sys\nrefused\n")},  # its own kernel's
     ),
     shell(
         "makes a hard link to the system's file",
@@ -153,7 +210,6 @@ _OTHERS = [
 ]
 
 PROGRAMS = [
-    *(tries(name, attempt) for name, attempt in _CALLS.items()),
-    *(tries(name, attempt) for name, attempt in _FILES.items()),
+    *(tries(name, attempt, _elsewhere(name)) for name, attempt in (_CALLS | _FILES).items()),
     *_OTHERS,
 ]

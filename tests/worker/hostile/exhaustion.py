@@ -1,8 +1,10 @@
 """Using up: processes, memory by every road, disk, descriptors, output, time."""
 
+from dataclasses import replace
+
 from gridx.domain.attempt import Reason
 from gridx.worker.sandbox.base import Limits
-from tests.worker.hostile.programs import SMALL, Hostile, limited
+from tests.worker.hostile.programs import PATIENT, SMALL, Expected, Hostile, limited
 
 _MB = 1 << 20
 _DISK = Limits(timeout_s=10.0, memory_mb=200, disk_mb=8)
@@ -73,6 +75,11 @@ _DISK_FILLERS = {
         "    if f.tell() < 1 << 20: raise OSError\nexcept OSError: time.sleep(0.1); raise"
     ),
 }
+# A kernel of the job's own tells nobody of what it refused, and its forks share less memory.
+_UNCOUNTED_FORKS = Expected(((1, Reason.EXIT_CODE), (None, Reason.OUT_OF_MEMORY)), None)
+
+# A kernel of the job's own keeps them in its memory, within the group's bound.
+_PIPES_IN_MEMORY = Expected(((0, None), (None, Reason.TIMEOUT), (None, Reason.OUT_OF_MEMORY)), None)
 
 _OTHERS = [
     limited(
@@ -138,6 +145,7 @@ _OTHERS = [
         "import os, signal\nsignal.signal(10, lambda *_: None)\n"
         "for _ in range(20_000): os.kill(os.getpid(), 10)\nprint('held')",
         says=b"held\n",
+        limits=PATIENT,
     ),
     Hostile(
         "a core dump",
@@ -172,11 +180,19 @@ PROGRAMS = [
             Reason.PROCESS_LIMIT,
             exit_code=1,
             uncounted=(1, Reason.EXIT_CODE),
+            elsewhere={"gvisor": _UNCOUNTED_FORKS},
         )
         for name, code in _PROCESSES.items()
     ),
     *(
-        limited(f"disk: {name}", code, Reason.DISK_LIMIT, exit_code=1, limits=_DISK)
+        limited(
+            f"disk: {name}",
+            code,
+            Reason.DISK_LIMIT,
+            exit_code=1,
+            limits=_DISK if name == "pipes with names" else replace(_DISK, timeout_s=25.0),
+            elsewhere={"gvisor": _PIPES_IN_MEMORY} if name == "pipes with names" else None,
+        )
         for name, code in _DISK_FILLERS.items()
     ),
     *_OTHERS,

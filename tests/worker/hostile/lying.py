@@ -1,7 +1,7 @@
 """Lying: about how it ended, about what it wrote, about who speaks."""
 
 from gridx.domain.attempt import Reason
-from tests.worker.hostile.programs import Hostile
+from tests.worker.hostile.programs import OTHER_ERROR, PATIENT, Hostile
 
 _RECORD = "\\x01\\x00\\x00\\x00" * 9
 
@@ -68,6 +68,7 @@ PROGRAMS = [
         "makes its pipe small",
         "import fcntl, os\nfcntl.fcntl(1, 1031, 4096)\nfor _ in range(50): os.write(1, b'x' * 1000)",
         says=b"x" * 50_000,
+        elsewhere=OTHER_ERROR,
     ),
     Hostile(
         "reads what it wrote itself",
@@ -83,6 +84,7 @@ PROGRAMS = [
         "a million tiny writes",
         "import os\nfor _ in range(50_000): os.write(1, b'x')",
         says=b"x" * 50_000,
+        limits=PATIENT,
     ),
     Hostile(
         "sets its clock ahead",

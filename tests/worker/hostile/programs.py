@@ -8,6 +8,8 @@ from gridx.worker.sandbox.base import Limits
 
 REFUSED = b"refused\n"
 SMALL = Limits(timeout_s=10.0, memory_mb=100, disk_mb=20, processes=24, output_bytes=100_000)
+PATIENT = replace(SMALL, timeout_s=25.0)
+"""For what makes so many calls that a kernel in user space takes its time."""
 
 PRELUDE = """
 import ctypes, errno, os, platform, socket, subprocess, sys
@@ -58,6 +60,13 @@ class Expected:
     says: bytes | None = REFUSED
 
 
+GUEST_ONLY = {"gvisor": Expected(says=None)}
+"""It works, on the job's own kernel, where it harms nobody else."""
+
+OTHER_ERROR = {"gvisor": Expected(ends=((1, Reason.EXIT_CODE),), says=b"")}
+"""It fails there too, but with another error than those of a refusal."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """What is kept of a program's outputs: content by path, in order; and what it is told."""
@@ -95,13 +104,19 @@ class Hostile:
         return replace(self, ends=expected.ends, says=expected.says)
 
 
-def tries(name: str, attempt: str) -> Hostile:
+def tries(name: str, attempt: str, elsewhere: Mapping[str, Expected] | None = None) -> Hostile:
     """A Python program whose one attempt must be refused."""
-    return Hostile(name, f"{PRELUDE}\nrefused(lambda: {attempt})")
+    code = f"{PRELUDE}\nrefused(lambda: {attempt})"
+    return Hostile(name, code, elsewhere=elsewhere or {})
 
 
-def shell(name: str, code: str, says: bytes | None = REFUSED) -> Hostile:
-    return Hostile(name, code, "bash", says=says)
+def shell(
+    name: str,
+    code: str,
+    says: bytes | None = REFUSED,
+    elsewhere: Mapping[str, Expected] | None = None,
+) -> Hostile:
+    return Hostile(name, code, "bash", says=says, elsewhere=elsewhere or {})
 
 
 def limited(
@@ -113,6 +128,8 @@ def limited(
     language: str = "python",
     limits: Limits = SMALL,
     uncounted: tuple[int | None, Reason | None] | None = None,
+    elsewhere: Mapping[str, Expected] | None = None,
 ) -> Hostile:
     """A program that must be ended by, or fail at, one limit."""
-    return Hostile(name, code, language, ((exit_code, reason),), None, limits, uncounted=uncounted)
+    ends = ((exit_code, reason),)
+    return Hostile(name, code, language, ends, None, limits, uncounted, elsewhere=elsewhere or {})

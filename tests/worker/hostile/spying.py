@@ -4,7 +4,14 @@
 of this machine: a service, a listening socket, a file of the worker's, a process, a variable.
 """
 
-from tests.worker.hostile.programs import PRELUDE, Hostile, shell, tries
+from tests.worker.hostile.programs import (
+    GUEST_ONLY,
+    PRELUDE,
+    Expected,
+    Hostile,
+    shell,
+    tries,
+)
 
 _ATTEMPTS = {
     "reads the password file's shadow": "read('/etc/shadow')",
@@ -33,6 +40,7 @@ _OTHERS = [
         "lists the processes",
         "import os\npids = sorted(int(n) for n in os.listdir('/proc') if n.isdigit())\n"
         "print('refused' if pids == [1, 2] else pids)",
+        elsewhere={"gvisor": Expected(says=b"[1]\n")},
     ),
     Hostile(
         "lists the users",
@@ -137,4 +145,12 @@ _OTHERS = [
     ),
 ]
 
-PROGRAMS = [*(tries(name, attempt) for name, attempt in _ATTEMPTS.items()), *_OTHERS]
+_HARDWARE = "lists the hardware"  # a made-up one, where the job has a kernel of its own
+
+PROGRAMS = [
+    *(
+        tries(name, attempt, GUEST_ONLY if name == _HARDWARE else None)
+        for name, attempt in _ATTEMPTS.items()
+    ),
+    *_OTHERS,
+]

@@ -27,7 +27,7 @@ PROGRAMS = [
     *lying.PROGRAMS,
     *collecting.PROGRAMS,
 ]
-COLLECTORS = {"bubblewrap"}
+COLLECTORS = {"bubblewrap", "gvisor"}
 """The backends that keep a job's files."""
 ELSEWHERE = {"docker": in_docker.EXPECTED}
 

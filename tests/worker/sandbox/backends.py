@@ -7,6 +7,7 @@ import pytest
 from gridx.worker.sandbox.base import Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.sandbox.docker.backend import Docker
+from gridx.worker.sandbox.gvisor import Gvisor
 from tests.support.docker import IMAGE, DockerEngine
 
 
@@ -17,10 +18,12 @@ def _docker(request: pytest.FixtureRequest) -> Sandbox:
 
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], Sandbox]] = {
     "bubblewrap": lambda request: Bubblewrap(),
+    "gvisor": lambda request: Gvisor(),
     "docker": _docker,
 }
 PARAMETERS = [
     "bubblewrap",
+    "gvisor",
     pytest.param("docker", marks=pytest.mark.xdist_group("docker")),  # one engine is enough
 ]
 ON_EACH = pytest.mark.parametrize("sandbox", PARAMETERS, indirect=True, scope="module")

@@ -1,4 +1,4 @@
-"""A real sandbox for the tests of a module: bubblewrap, or each of them under `ON_EACH`."""
+"""A real sandbox for the tests of a module: bubblewrap, or what `parametrize("sandbox")` names."""
 
 from collections.abc import AsyncGenerator
 

@@ -13,7 +13,7 @@ import pytest
 
 from gridx.domain.attempt import Reason
 from gridx.domain.errors import Unavailable
-from gridx.worker.sandbox.base import Limits, Program
+from gridx.worker.sandbox.base import Enforcement, Limits, Program
 from gridx.worker.sandbox.docker.backend import Docker
 from gridx.worker.sandbox.docker.images import Pull
 from tests.support.docker import IMAGE, DockerEngine
@@ -105,7 +105,8 @@ async def test_those_that_wait_are_of_the_shape_of_the_last_job(docker: DockerEn
 
 async def test_it_says_what_it_enforces(docker: DockerEngine) -> None:
     report = await Docker(socket=docker.socket, image=IMAGE).probe()
-    assert (report.backend, report.works, report.lacks) == ("docker", True, ()), report
+    lacks = (Enforcement.IO,)  # which no container engine is told of
+    assert (report.backend, report.works, report.lacks) == ("docker", True, lacks), report
     await until_there_are(docker, 0)
 
 
@@ -138,7 +139,7 @@ async def test_all_dies_with_the_worker_and_the_next_one_sweeps_up(docker: Docke
     code = f"""
         import asyncio
         from pathlib import Path
-        from gridx.worker.sandbox.base import Limits, Program
+        from gridx.worker.sandbox.base import Enforcement, Limits, Program
         from gridx.worker.sandbox.docker.backend import Docker
 
         def said(stream, piece): print(piece.decode(), flush=True)
@@ -292,4 +293,4 @@ async def test_an_ordinary_user_is_told_what_cannot_be_told_apart(docker: Docker
     with running(*command, cwd=Path("/")) as probing:
         await asyncio.to_thread(probing.wait)
     docker.socket.chmod(0o660)
-    assert probing.stdout == "True  ['memory', 'disk']\n", probing.output
+    assert probing.stdout == "True  ['memory', 'disk', 'io']\n", probing.output

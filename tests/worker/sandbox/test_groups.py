@@ -119,15 +119,36 @@ def test_a_mark_moves_with_what_the_disk_explains(tmp_path: Path) -> None:
     usage = tmp_path / "usage"
     usage.write_text(str(90 * MB))
     mark = MemoryMark(usage)
-    mark.limit(100 * MB)
+    mark.limit(Allowance(100 * MB, 200 * MB, 1, 1.0))
     assert mark.passed() is None
     usage.write_text(str(150 * MB))
     assert mark.passed() == 150 * MB
-    assert not mark.exceeded(150 * MB, private_bytes=60 * MB)
+    assert not mark.exceeded(150 * MB, file_bytes=95 * MB, shared_bytes=90 * MB, disk_bytes=85 * MB)
     assert mark.mark_bytes == 190 * MB
     assert mark.passed() is None
     usage.write_text(str(220 * MB))
-    assert mark.exceeded(220 * MB, private_bytes=101 * MB)
+    assert mark.exceeded(220 * MB, file_bytes=120 * MB, shared_bytes=120 * MB, disk_bytes=119 * MB)
+    mark.close()
+
+
+@pytest.mark.parametrize(
+    ("private_bytes", "shared_bytes", "exceeded"),
+    [
+        (40 * MB, 90 * MB, False),
+        pytest.param(10 * MB, 101 * MB, True, id="the overhead's rest is not the job's"),
+        pytest.param(60 * MB, 90 * MB, False, id="the job's part of what is over the overhead"),
+        (61 * MB, 90 * MB, True),
+    ],
+)
+def test_a_kernel_of_the_jobs_own_has_an_allowance(
+    tmp_path: Path, private_bytes: int, shared_bytes: int, exceeded: bool
+) -> None:
+    usage = tmp_path / "usage"
+    used = private_bytes + shared_bytes
+    usage.write_text(str(used))
+    mark = MemoryMark(usage)
+    mark.limit(Allowance(100 * MB, 0, 1, 1.0, overhead_bytes=50 * MB))
+    assert mark.exceeded(used, shared_bytes, shared_bytes, 0) is exceeded
     mark.close()
 
 

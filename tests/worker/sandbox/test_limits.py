@@ -15,6 +15,12 @@ MB = 1 << 20
 WAIT = "import time; time.sleep(60)"
 READY = "print('ready', flush=True)"
 SPIN = "while True: pass"
+REFUSED = {
+    "bubblewrap": Reason.PROCESS_LIMIT,
+    "docker": Reason.PROCESS_LIMIT,
+    "gvisor": Reason.EXIT_CODE,  # its kernel is the job's own, and tells nobody of it
+}
+"""How a job fails that was refused a process."""
 
 
 @pytest.mark.parametrize(
@@ -106,7 +112,7 @@ async def test_a_job_that_met_a_limit_and_coped_succeeds(sandbox: Sandbox) -> No
 )
 async def test_processes(sandbox: Sandbox, code: str) -> None:
     ran = await python(sandbox, code, Limits(processes=10, memory_mb=500))
-    assert ran.end == (1, Reason.PROCESS_LIMIT), ran
+    assert ran.end == (1, REFUSED[sandbox.name]), ran
 
 
 async def test_exactly_as_many_processes_as_allowed(sandbox: Sandbox) -> None:
@@ -116,7 +122,7 @@ async def test_exactly_as_many_processes_as_allowed(sandbox: Sandbox) -> None:
     ran = await python(sandbox, code.format(9), Limits(processes=10))
     assert (ran.end, ran.stdout) == ((0, None), b"fine\n"), ran
     ran = await python(sandbox, code.format(10), Limits(processes=10))
-    assert ran.end == (1, Reason.PROCESS_LIMIT), ran
+    assert ran.end == (1, REFUSED[sandbox.name]), ran
 
 
 @pytest.mark.parametrize("stream", [1, 2])
@@ -150,15 +156,15 @@ async def test_an_output_flood(sandbox: Sandbox) -> None:
 
 
 async def test_time(sandbox: Sandbox) -> None:
-    ran = await bash(sandbox, "echo on; sleep 60", Limits(timeout_s=0.3))
+    ran = await bash(sandbox, "echo on; sleep 60", Limits(timeout_s=2.0))
     assert ran.end == (None, Reason.TIMEOUT)
     assert ran.stdout == b"on\n"
-    assert 0.3 <= ran.outcome.usage.wall_s < 3
+    assert 2.0 <= ran.outcome.usage.wall_s < 2.0 + GRACE_S
 
 
 async def test_a_job_may_tidy_up_when_its_time_is_over(sandbox: Sandbox) -> None:
     code = "trap 'echo tidied; exit 0' TERM; while :; do sleep 0.05; done"
-    ran = await bash(sandbox, code, Limits(timeout_s=0.3))
+    ran = await bash(sandbox, code, Limits(timeout_s=2.0))
     assert ran.end == (None, Reason.TIMEOUT)
     assert ran.stdout == b"tidied\n"
 
@@ -188,9 +194,9 @@ async def test_a_job_that_ignores_term_is_killed(sandbox: Sandbox) -> None:
 
 
 async def test_a_job_that_stopped_itself_is_ended(sandbox: Sandbox) -> None:
-    ran = await bash(sandbox, "kill -STOP $$", Limits(timeout_s=0.3))
+    ran = await bash(sandbox, "kill -STOP $$", Limits(timeout_s=2.0))
     assert ran.end == (None, Reason.TIMEOUT)
-    assert ran.outcome.usage.wall_s < GRACE_S
+    assert ran.outcome.usage.wall_s < 2.0 + GRACE_S
 
 
 async def test_cancel(sandbox: Sandbox) -> None:

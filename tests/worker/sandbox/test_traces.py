@@ -14,6 +14,7 @@ from gridx.domain.attempt import Reason
 from gridx.worker.sandbox.base import Limits, Program, Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.sandbox.cgroups import v1, v2
+from gridx.worker.sandbox.gvisor import Gvisor
 from tests.worker.sandbox import traces
 from tests.worker.sandbox.runs import ATTEMPT, Watcher, bash, python, run
 
@@ -59,10 +60,13 @@ async def test_nothing_is_left_of_two_hundred_mixed_jobs() -> None:
     await sandbox.close()
 
 
-async def test_nothing_is_left_of_a_sandbox_that_was_closed() -> None:
+@pytest.mark.parametrize("kind", [Bubblewrap, Gvisor])
+async def test_nothing_is_left_of_a_sandbox_that_was_closed(
+    kind: type[Bubblewrap | Gvisor],
+) -> None:
     before = traces.count()
     for waiting in (0, 3):
-        sandbox = Bubblewrap(waiting_max=waiting)
+        sandbox = kind(waiting_max=waiting)
         await sandbox.open()
         await mixed(sandbox, 1)
         await sandbox.close()
@@ -164,14 +168,17 @@ async def answers(sandbox: Bubblewrap, within_s: float = 20.0) -> bool:
         return False
 
 
-async def test_all_dies_with_the_worker_and_the_next_one_sweeps_up() -> None:
-    code = """
+@pytest.mark.parametrize("kind", [Bubblewrap, Gvisor])
+async def test_all_dies_with_the_worker_and_the_next_one_sweeps_up(
+    kind: type[Bubblewrap | Gvisor],
+) -> None:
+    code = f"""
         import asyncio
         from gridx.worker.sandbox.base import Limits, Program
-        from gridx.worker.sandbox.bubblewrap import Bubblewrap
+        from {kind.__module__} import {kind.__name__} as Kind
 
         async def main():
-            sandbox = Bubblewrap()
+            sandbox = Kind()
             await sandbox.open()
             job = Program("bash", "setsid sleep 999 & echo ready; trap '' TERM; sleep 999")
             say = lambda stream, piece: print(piece.decode(), flush=True)
@@ -191,7 +198,7 @@ async def test_all_dies_with_the_worker_and_the_next_one_sweeps_up() -> None:
     await worker.wait()
     for pid in started:
         await asyncio.to_thread(_wait_until_gone, pid)
-    sandbox = Bubblewrap(waiting_max=0)
+    sandbox = kind(waiting_max=0)
     await sandbox.open()
     await sandbox.close()
     assert _groups_of(worker.pid) == []

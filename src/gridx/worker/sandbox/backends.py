@@ -20,6 +20,7 @@ from gridx.telemetry import get_logger
 from gridx.worker.sandbox.base import Emit, Limits, Outcome, Program, Report, Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.sandbox.docker.images import DEFAULT_IMAGE, Pull
+from gridx.worker.sandbox.gvisor import Gvisor
 from gridx.worker.sandbox.unsafe.unsandboxed import Unsandboxed
 
 _PROBE_TIMEOUT_S = 6.0
@@ -83,6 +84,7 @@ def _docker(clock: Clock, choice: Choice) -> Sandbox:
 MAKERS: Mapping[Backend, Callable[[Clock, Choice], Sandbox]] = {
     Backend.NONE: lambda clock, _: Unsandboxed(clock),
     Backend.BUBBLEWRAP: lambda clock, _: Bubblewrap(clock),
+    Backend.GVISOR: lambda clock, _: Gvisor(clock),
     **({Backend.DOCKER: _docker} if find_spec("aiodocker") else {}),
 }
 

@@ -18,7 +18,7 @@ from types import ModuleType
 from gridx.domain.errors import Unavailable
 from gridx.worker.sandbox import inside, rootfs
 from gridx.worker.sandbox.inside import filter as calls
-from gridx.worker.sandbox.inside import job, kernel, python, supervisor, template, wire
+from gridx.worker.sandbox.inside import guest, job, kernel, python, supervisor, template, wire
 from gridx.worker.sandbox.languages import Interpreter
 
 _FIRST_HOST_UID = 2_004_287_488
@@ -28,7 +28,7 @@ container ranges are given by default."""
 _START_TIMEOUT_S = 10
 _ENDING_TIMEOUT_S = 2
 # Handed over in the order in which they need each other.
-_MODULES: tuple[ModuleType, ...] = (wire, kernel, calls, python, job, supervisor, template)
+_MODULES: tuple[ModuleType, ...] = (wire, kernel, calls, python, job, guest, supervisor, template)
 _LOADER = """
 import sys
 at_start = frozenset(sys.modules) - {"linecache"}  # which Python 3.13 imports for `-c` alone
@@ -41,7 +41,7 @@ for name, text in sources:
     if above: setattr(sys.modules[above], last, module)
     if text is None: module.__path__ = []
     else: exec(compile(text, name, "exec"), module.__dict__)
-module.main(int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None, at_start)
+module.main(int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None, sys.argv[4], at_start)
 """
 
 
@@ -108,19 +108,22 @@ def find_bwrap() -> str | None:
 
 
 async def start_box(
-    bwrap: str, interpreters: Mapping[str, Interpreter], environment: Mapping[str, str]
+    bwrap: str, interpreters: Mapping[str, Interpreter], environment: Mapping[str, str], runsc: str
 ) -> Box:
     """Start a box whose template has the `environment` that every job has.
+
+    `runsc` is what gives its jobs a kernel of their own, empty where they have the machine's.
 
     Raises `Unavailable` with what went wrong.
     """
     line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     line.setblocking(False)
     errors = os.memfd_create("box-errors")
-    generated = {path: _file(text.encode()) for path, text in rootfs.GENERATED.items()}
+    as_root = os.geteuid() == 0
+    files = rootfs.GENERATED_FOR_ONE if runsc and not as_root else rootfs.GENERATED
+    generated = {path: _file(text.encode()) for path, text in files.items()}
     sources = _file(json.dumps(_sources()).encode())
     kept = [theirs.fileno(), sources, *generated.values()]
-    as_root = os.geteuid() == 0
     command = [
         bwrap,
         *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
@@ -128,9 +131,14 @@ async def start_box(
         *([] if as_root else ["--unshare-user", "--cap-add", "ALL"]),
         *([] if as_root else ["--uid", str(wire.FIRST_JOB_UID), "--gid", str(wire.FIRST_JOB_UID)]),
         *(word for pair in environment.items() for word in ("--setenv", *pair)),
-        *rootfs.arguments(interpreters.values(), generated),
+        *rootfs.arguments(interpreters.values(), generated, runsc),
         *("--", interpreters["python"].path, "-c", _LOADER),
-        *(str(sources), str(theirs.fileno()), str(_first_host_uid()) if as_root else ""),
+        *(
+            str(sources),
+            str(theirs.fileno()),
+            str(_first_host_uid()) if as_root else "",
+            rootfs.place_of(runsc),
+        ),
     ]
     try:
         process = await asyncio.create_subprocess_exec(

@@ -32,10 +32,10 @@ class Seen:
 def outcome(seen: Seen, limits: Limits) -> Outcome:
     """The verdict on an attempt."""
     usage = _usage(seen)
+    if seen.counters.oom_kills and seen.stopped is None:  # which may well be why it failed
+        return Outcome(None, Reason.OUT_OF_MEMORY, usage, _detail(Reason.OUT_OF_MEMORY, limits))
     if seen.failure and seen.stopped is None:
         return Outcome(None, Reason.SANDBOX_ERROR, usage, f"The sandbox failed: {seen.failure}.")
-    if seen.counters.oom_kills and seen.stopped is None:
-        return Outcome(None, Reason.OUT_OF_MEMORY, usage, _detail(Reason.OUT_OF_MEMORY, limits))
     if seen.stopped is not None:
         return Outcome(None, seen.stopped, usage, _detail(seen.stopped, limits))
     if seen.exit_code == 0:

@@ -1,14 +1,26 @@
 """The interpreters of this host that jobs may run with, and what of the host they need to see."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from gridx.worker.sandbox.base import Program
+
 _SYSTEM = Path("/usr")
 _VERSION_TIMEOUT_S = 10
+_READ_AT_START = (
+    *("PYTHON", "NODE_", "UV_", "OPENSSL_", "SSL_CERT_", "ICU_"),
+    *("LC_", "LANG", "LD_", "GLIBC_", "MALLOC_", "TZ", "HOME", "PATH"),
+)
+# Words for what shows when a Node was started, with what, or what it has loaded.
+_SEES_ITS_START = re.compile(
+    r"uptime|performance|perf_hooks|timeOrigin|inspector|[rR]eport|\b(?:v8|title|proc|ps)\b"
+)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # which no JavaScript hands to the system
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,19 @@ def version_of(interpreter: Interpreter) -> str:
         return ""
     words = answer.stdout.replace("(", " ").replace("v", " ").split()
     return next((word for word in words if word[0].isdigit()), "")
+
+
+def may_have_waited(program: Program) -> bool:
+    """Whether `program` sees no difference in an interpreter that was started before it came.
+
+    It does when an interpreter, its C library or loader read one of its variables as they start.
+    """
+    if any(name.startswith(_READ_AT_START) for name in program.env):
+        return False
+    if program.language != "javascript":
+        return True
+    texts = "".join((*program.args, *program.env, *program.env.values()))
+    return not (_SEES_ITS_START.search(program.code) or _LONE_SURROGATE.search(texts))
 
 
 def _python() -> Interpreter:

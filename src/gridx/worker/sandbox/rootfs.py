@@ -36,23 +36,24 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
 }
 
-PASSWD = (
-    "".join(
-        f"job:x:{uid}:{uid}:job:{WORK}:/bin/sh\n"
-        for uid in range(FIRST_JOB_UID, FIRST_JOB_UID + JOB_UIDS)
-    )
-    + "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
-)
-GROUP = (
-    "".join(f"job:x:{gid}:\n" for gid in range(FIRST_JOB_UID, FIRST_JOB_UID + JOB_UIDS))
-    + "nogroup:x:65534:\n"
-)
+_NOBODY, _NOGROUP = "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n", "nogroup:x:65534:\n"
+_USERS = range(FIRST_JOB_UID, FIRST_JOB_UID + JOB_UIDS)
+
+
+def _passwd(uids: Iterable[int]) -> str:
+    return "".join(f"job:x:{uid}:{uid}:job:{WORK}:/bin/sh\n" for uid in uids) + _NOBODY
+
+
+def _group(gids: Iterable[int]) -> str:
+    return "".join(f"job:x:{gid}:\n" for gid in gids) + _NOGROUP
+
+
 HOSTS = "127.0.0.1 localhost job\n::1 localhost\n"
 NSSWITCH = "passwd: files\ngroup: files\nhosts: files\n"
 
 GENERATED = {
-    "/etc/passwd": PASSWD,
-    "/etc/group": GROUP,
+    "/etc/passwd": _passwd(_USERS),
+    "/etc/group": _group(_USERS),
     "/etc/hosts": HOSTS,
     "/etc/nsswitch.conf": NSSWITCH,
     WAITING_NODE: (resources.files("gridx.worker.sandbox.inside") / "waiting_node.cjs").read_text(
@@ -61,10 +62,20 @@ GENERATED = {
 }
 """Files written for the box; `bwrap` reads each from a descriptor."""
 
+GENERATED_FOR_ONE = GENERATED | {"/etc/passwd": _passwd([0]), "/etc/group": _group([0])}
+"""The same where one user is all there is, and the job is the first of its own kernel's."""
 
-def arguments(interpreters: Iterable[Interpreter], generated: dict[str, int]) -> list[str]:
-    """What to tell `bwrap`; `generated` has an open descriptor for each file of `GENERATED`."""
+
+def arguments(
+    interpreters: Iterable[Interpreter], generated: dict[str, int], program: str = ""
+) -> list[str]:
+    """What to tell `bwrap`; `generated` has an open descriptor for each file of `GENERATED`.
+
+    `program` is one more that must be there, at its `place_of`, if any.
+    """
     shown = sorted({bind for each in interpreters for bind in each.binds})
+    if program != place_of(program):
+        shown.append((program, place_of(program)))
     args = ["--ro-bind", "/usr", "/usr"]
     for folder in _folders_above(["/etc/passwd", *(inside for _, inside in shown)]):
         args += ["--perms", "0755", "--dir", folder]
@@ -87,6 +98,13 @@ def arguments(interpreters: Iterable[Interpreter], generated: dict[str, int]) ->
     for host_path, inside in shown:
         args += ["--ro-bind", host_path, inside]
     return [*args, "--remount-ro", "/"]
+
+
+def place_of(program: str) -> str:
+    """Where a program of this host's lies inside; of none, nowhere."""
+    if not program or Path(program).is_relative_to("/usr"):
+        return program
+    return f"/opt/{Path(program).name}"
 
 
 def search_path(interpreters: Iterable[Interpreter]) -> str:

@@ -33,12 +33,22 @@ _instances = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a group may take; `disk_bytes` is the part of its memory that is its disk."""
+    """What a group may take; `disk_bytes` is the part of its memory that is its disk.
+
+    `overhead_bytes` is what a kernel of the job's own may take beside the job: of memory that is
+    not shared, because the job's itself lies in a memory file of that kernel's.
+    """
 
     memory_bytes: int
     disk_bytes: int
     processes: int
     cpus: float
+    overhead_bytes: int = 0
+
+    @property
+    def all_bytes(self) -> int:
+        """The bound of all its memory."""
+        return self.memory_bytes + self.disk_bytes + self.overhead_bytes
 
     @property
     def cpu_quota_us(self) -> int | None:
@@ -130,28 +140,38 @@ class Groups(Protocol):
 class MemoryMark:
     """Tells when a group's usage has grown so far that a closer look is due.
 
-    Most looks cost one read of one number. `private_bytes` is what the kernel could not simply
-    drop; what of it lies on the job's disk is the disk's.
+    Most looks cost one read of one number. What is held against a job is what the kernel could not
+    simply drop, without what lies on its disk and without its allowance's overhead.
     """
 
     def __init__(self, usage_file: Path) -> None:
         self._descriptor = os.open(usage_file, os.O_RDONLY)
         self.memory_bytes = 0
+        self.overhead_bytes = 0
         self.mark_bytes = 0
 
-    def limit(self, memory_bytes: int) -> None:
-        self.memory_bytes = self.mark_bytes = memory_bytes
+    def limit(self, allowance: Allowance) -> None:
+        self.memory_bytes = self.mark_bytes = allowance.memory_bytes
+        self.overhead_bytes = allowance.overhead_bytes
 
     def passed(self) -> int | None:
         """The usage in bytes when it is past the mark."""
         usage = int(os.pread(self._descriptor, 32, 0))
         return usage if usage > self.mark_bytes else None
 
-    def exceeded(self, usage_bytes: int, private_bytes: int) -> bool:
-        """Whether `private_bytes` (without the disk) is too much; else the mark moves on."""
-        if private_bytes > self.memory_bytes:
+    def exceeded(
+        self, usage_bytes: int, file_bytes: int, shared_bytes: int, disk_bytes: int
+    ) -> bool:
+        """Whether the memory is too much; else the mark moves on.
+
+        Of `usage_bytes`, `file_bytes` are pages of files, `shared_bytes` of those shared memory,
+        and `disk_bytes` of those the job's disk.
+        """
+        overhead = min(self.overhead_bytes, usage_bytes - file_bytes)
+        held = usage_bytes - overhead - (file_bytes - shared_bytes) - disk_bytes
+        if held > self.memory_bytes:
             return True
-        room = self.memory_bytes - private_bytes
+        room = self.memory_bytes - held
         self.mark_bytes = usage_bytes + max(room, self.memory_bytes // 16, STEP_BYTES_MIN)
         return False
 

@@ -73,7 +73,7 @@ class WatchedV1:
 
     def expect(self, allowance: Allowance) -> None:
         if self._mark is not None:
-            self._mark.limit(allowance.memory_bytes)
+            self._mark.limit(allowance)
 
     def memory_exceeded(self, disk_used: Callable[[], int]) -> bool:
         if self._mark is None or (usage := self._mark.passed()) is None:
@@ -81,8 +81,7 @@ class WatchedV1:
         if self.counters().oom_kills:
             return True
         stat = groups.read_table(self._memory("stat"))
-        droppable = stat["cache"] - stat["shmem"]
-        return self._mark.exceeded(usage, usage - droppable - disk_used())
+        return self._mark.exceeded(usage, stat["cache"], stat["shmem"], disk_used())
 
     def counters(self) -> Counters:
         cpu_s = peak = None
@@ -123,17 +122,16 @@ class GroupV1(WatchedV1):
     def limit(self, allowance: Allowance) -> None:
         self.expect(allowance)
         if "memory" in self._folders:
-            hard = str(allowance.memory_bytes + allowance.disk_bytes)
-            self._memory("limit_in_bytes").write_text(hard)
+            groups.write(self._memory("limit_in_bytes"), allowance.all_bytes)
             with_swap = self._memory("memsw.limit_in_bytes")
             if with_swap.exists():
-                with_swap.write_text(hard)
+                groups.write(with_swap, allowance.all_bytes)
         if pids := self._folders.get("pids"):
-            (pids / "pids.max").write_text(str(allowance.processes))
+            groups.write(pids / "pids.max", allowance.processes)
         if cpu := self._folders.get("cpu"):
-            (cpu / "cpu.shares").write_text(str(allowance.cpu_shares))
+            groups.write(cpu / "cpu.shares", allowance.cpu_shares)
             if (quota := allowance.cpu_quota_us) is not None:
-                (cpu / "cpu.cfs_quota_us").write_text(str(quota))
+                groups.write(cpu / "cpu.cfs_quota_us", quota)
 
     def close(self) -> None:
         super().close()

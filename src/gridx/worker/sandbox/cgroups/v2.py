@@ -73,7 +73,7 @@ class WatchedV2:
 
     def expect(self, allowance: Allowance) -> None:
         if self._mark is not None:
-            self._mark.limit(allowance.memory_bytes)
+            self._mark.limit(allowance)
 
     def memory_exceeded(self, disk_used: Callable[[], int]) -> bool:
         if self._mark is None or (usage := self._mark.passed()) is None:
@@ -81,8 +81,8 @@ class WatchedV2:
         if self.counters().oom_kills:
             return True
         stat = groups.read_table(self._folder / "memory.stat")
-        droppable = stat["file"] - stat["shmem"] + stat.get("slab_reclaimable", 0)
-        return self._mark.exceeded(usage, usage - droppable - disk_used())
+        files = stat["file"] + stat.get("slab_reclaimable", 0)
+        return self._mark.exceeded(usage, files, stat["shmem"], disk_used())
 
     def counters(self) -> Counters:
         stat = groups.read_table(self._folder / "cpu.stat")
@@ -118,9 +118,9 @@ class GroupV2(WatchedV2):
 
     def limit(self, allowance: Allowance) -> None:
         self.expect(allowance)
-        if "memory" in self._controllers:
-            self._write("memory.max", allowance.memory_bytes + allowance.disk_bytes)
-            self._write("memory.high", allowance.memory_bytes + _SLACK_BYTES)
+        if self._mark is not None:
+            self._write("memory.max", allowance.all_bytes)
+            self._write("memory.high", self._mark.mark_bytes + _SLACK_BYTES)
             self._write("memory.oom.group", 1)
             if (self._folder / "memory.swap.max").exists():
                 self._write("memory.swap.max", 0)

@@ -14,10 +14,12 @@ NEWTIME, NEWNS, NEWCGROUP, NEWUTS = 0x80, 0x20000, 0x2000000, 0x4000000
 NEWIPC, NEWUSER, NEWPID, NEWNET = 0x8000000, 0x10000000, 0x20000000, 0x40000000
 
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 1, 2, 4, 8
+_MNT_DETACH = 2
 REMOUNT, BIND, RECURSIVE, PRIVATE = 32, 4096, 16384, 1 << 18
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
-_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 24, 38, 47
+_PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 24, 36
+_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -46,6 +48,31 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), f"unshare {flags:#x}")
 
 
+def unshare_as(ids: str, kinds: int = 0) -> None:
+    """Enter a new user namespace, and with it those of `kinds`, in which users and groups are `ids`.
+
+    Somebody who stayed outside has to write that, with the rights that this process had there.
+    """
+    wait, tell = os.pipe()
+    own = os.getpid()
+    helper = os.fork()
+    if helper == 0:
+        try:
+            os.read(wait, 1)
+            for kind in ("uid", "gid"):
+                with open(f"/proc/{own}/{kind}_map", "w", encoding="ascii") as mapping:
+                    mapping.write(ids)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    unshare(kinds | NEWUSER)
+    os.write(tell, b".")
+    if os.waitpid(helper, 0)[1] != 0:
+        raise OSError("the worker may not map user ids")
+    os.close(wait)
+    os.close(tell)
+
+
 def setns(descriptor: int, kind: int) -> None:
     """Enter the namespace of `kind` that `descriptor` stands for."""
     _check(_libc.setns(descriptor, kind), f"setns {kind:#x}")
@@ -58,6 +85,11 @@ def mount(
     texts = [None if each is None else each.encode() for each in (source, target, kind, data)]
     result = _libc.mount(texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3])
     _check(result, f"mount {kind or source} on {target}")
+
+
+def unmount(target: str) -> None:
+    """Take away what is mounted at `target`, with all below it."""
+    _check(_libc.umount2(target.encode(), _MNT_DETACH), f"unmount {target}")
 
 
 def sethostname(name: str) -> None:
@@ -101,6 +133,11 @@ def die_with_parent(signal_number: int) -> None:
     _check(_prctl(_PR_SET_PDEATHSIG, signal_number), "die with parent")
 
 
+def adopt_orphans() -> None:
+    """Become the parent of what this process's children leave behind."""
+    _check(_prctl(_PR_SET_CHILD_SUBREAPER, 1), "adopt orphans")
+
+
 def set_dumpable(dumpable: bool) -> None:
     """Whether others of this uid may look into this process."""
     _check(_prctl(_PR_SET_DUMPABLE, int(dumpable)), "set dumpable")
@@ -120,8 +157,13 @@ def drop_privileges(uid: int, *, dumpable: bool) -> None:
     os.setresuid(uid, uid, uid)
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     _check(_libc.capset(header, bytes(24)), "capset")
-    _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
+    forbid_new_privileges()
     set_dumpable(dumpable)
+
+
+def forbid_new_privileges() -> None:
+    """Give up, for good and for all children, gaining rights by running a file."""
+    _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
 
 
 class _FilterProgram(ctypes.Structure):

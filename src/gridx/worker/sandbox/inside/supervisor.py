@@ -12,7 +12,7 @@ import signal
 import socket
 from collections.abc import Callable
 
-from gridx.worker.sandbox.inside import job, kernel
+from gridx.worker.sandbox.inside import guest, job, kernel
 from gridx.worker.sandbox.inside.wire import (
     ENDED,
     FAILED,
@@ -58,7 +58,7 @@ def _attempt(worker: socket.socket, setup: Setup) -> None:
         _be_child(lambda: _reap(uid))
     child = os.fork()
     if child == 0:
-        _be_child(lambda: job.main(theirs, uid, setup))
+        _be_child(lambda: (guest if setup.runsc else job).main(theirs, uid, setup))
     theirs.close()
     for each in (*setup.groups, setup.payload, *setup.streams):
         os.close(each)
@@ -68,7 +68,7 @@ def _attempt(worker: socket.socket, setup: Setup) -> None:
         return
     socket.send_fds(worker, [READY], [disk])
     os.close(disk)
-    _Watch(worker, own, child, reaper, setup.mapped).run()
+    _Watch(worker, own, child, reaper, setup).run()
 
 
 def _be_child(body: Callable[[], None]) -> None:
@@ -137,17 +137,23 @@ def _wait_for_orphans() -> None:
 
 
 class _Watch:
-    """Hands the start over, obeys the worker, and reports the end once nothing is left."""
+    """Hands the start over, obeys the worker, and reports the end once nothing is left.
+
+    A guest is a job with a kernel of its own: its keeper passes TERM on, others' reaper does.
+    """
 
     def __init__(
-        self, worker: socket.socket, to_job: socket.socket, child: int, reaper: int, mapped: bool
+        self, worker: socket.socket, to_job: socket.socket, child: int, reaper: int, setup: Setup
     ) -> None:
         self._worker = worker
         self._to_job = to_job
         self._child = child
         self._reaper = reaper
-        self._mapped = mapped
-        self._memory_bytes = 0
+        self._mapped = setup.mapped
+        self._is_guest = bool(setup.runsc)
+        self._told = child if self._is_guest else reaper
+        self._memory_file = ""
+        self._memory_bytes = self._overhead_bytes = self._peak_bytes = 0
         self._exceeded = False
         self._failure = b""
 
@@ -167,16 +173,32 @@ class _Watch:
             if self._worker.fileno() in ready and not self._obey():
                 self._end_all()
                 return
-            if self._memory_bytes and _memory_taken() > self._memory_bytes:
+            if self._memory_bytes:
+                self._peak_bytes = max(self._peak_bytes, self._memory_taken())
+            if self._peak_bytes > self._memory_bytes:
                 self._exceeded = True
                 os.kill(self._reaper, signal.SIGKILL)
+
+    def _memory_taken(self) -> int:
+        """What the job's processes hold together, with its shared memory: an estimate, in bytes.
+
+        For hosts without control groups only; the kernel counts better.
+        """
+        own, mapped = _mapped()
+        if self._is_guest:
+            self._memory_file = self._memory_file or guest.memory_file()
+            held = guest.memory_held(self._memory_file)
+            return max(0, own - self._overhead_bytes) + held
+        shared = os.statvfs(SHM)
+        kept = (shared.f_blocks - shared.f_bfree) * shared.f_frsize
+        return own + max(mapped, kept)
 
     def _report(self) -> None:
         os.kill(self._reaper, signal.SIGKILL)
         _, status = os.waitpid(self._child, 0)
         os.waitpid(self._reaper, 0)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        peak = usage.ru_maxrss * 1024
+        peak = max(usage.ru_maxrss * 1024, self._peak_bytes)
         ended = ENDED.pack(status, self._exceeded, usage.ru_utime, usage.ru_stime, peak)
         self._worker.send(self._failure or ended)
 
@@ -184,7 +206,7 @@ class _Watch:
         """Do what the worker says; False when it is gone."""
         message = self._worker.recv(MESSAGE_BYTES_MAX)
         if message == TERMINATE:
-            os.kill(self._reaper, signal.SIGTERM)
+            os.kill(self._told, signal.SIGTERM)
         elif message == KILL:
             os.kill(self._reaper, signal.SIGKILL)
         elif message == PING:
@@ -194,8 +216,9 @@ class _Watch:
         elif message:
             start = Start.parse(message)
             self._memory_bytes = start.memory_bytes
+            self._overhead_bytes = start.overhead_bytes
             _size(start)
-            if start.processes:
+            if start.processes and not self._is_guest:  # whose own kernel counts its processes
                 self._bound_processes(start.processes)
             self._to_job.send(message)
         return bool(message)
@@ -211,12 +234,9 @@ class _Watch:
         os.waitpid(self._reaper, 0)
 
 
-def _memory_taken() -> int:
-    """What the job's processes hold together, with its shared memory: an estimate, in bytes.
-
-    For hosts without control groups only; the kernel counts better.
-    """
-    own = mapped = 0
+def _mapped() -> tuple[int, int]:
+    """Bytes that the processes of this world hold each for itself, and that they share."""
+    own = shared = 0
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -225,10 +245,8 @@ def _memory_taken() -> int:
             except OSError:
                 continue  # it has just ended
             own += int(sizes["Pss_Anon:"])
-            mapped += int(sizes["Pss_Shmem:"])
-    shared = os.statvfs(SHM)
-    kept = (shared.f_blocks - shared.f_bfree) * shared.f_frsize
-    return own * 1024 + max(mapped * 1024, kept)
+            shared += int(sizes["Pss_Shmem:"])
+    return own * 1024, shared * 1024
 
 
 def _size(start: Start) -> None:

@@ -20,7 +20,9 @@ _MESSAGE_BYTES_MAX = 64
 _DESCRIPTORS_MAX = 16
 
 
-def main(descriptor: int, first_host_uid: int | None, modules_at_start: frozenset[str]) -> None:
+def main(
+    descriptor: int, first_host_uid: int | None, runsc: str, modules_at_start: frozenset[str]
+) -> None:
     """Serve `descriptor`; with `first_host_uid` (run by root) become that uid and those after."""
     worker = socket.socket(fileno=descriptor)
     if first_host_uid is not None:
@@ -38,7 +40,8 @@ def main(descriptor: int, first_host_uid: int | None, modules_at_start: frozense
         groups=(),
         payload=-1,
         streams=(),
-        filter=calls.compile_filter(os.uname().machine),
+        filter=calls.compile_filter(os.uname().machine) if not runsc else b"",
+        runsc=runsc,
     )
     kernel.set_dumpable(True)  # so that it may write to its own files in /proc
     _hide_uptime()
@@ -112,24 +115,8 @@ def _leave_root(first_host_uid: int) -> None:
     seen whole, and bwrap covers parts of its own.
     """
     kernel.mount("proc", "/proc", "proc", kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC)
-    wait, tell = os.pipe()
-    own = os.getpid()
-    helper = os.fork()
-    if helper == 0:
-        try:
-            os.read(wait, 1)
-            for kind in ("uid", "gid"):
-                with open(f"/proc/{own}/{kind}_map", "w", encoding="ascii") as mapping:
-                    mapping.write(f"0 {first_host_uid} {BOX_UIDS}")
-            os._exit(0)
-        finally:
-            os._exit(1)
-    kernel.unshare(kernel.NEWUSER | kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWNET)
-    os.write(tell, b".")
-    if os.waitpid(helper, 0)[1] != 0:
-        raise OSError("the worker may not map user ids")
-    os.close(wait)
-    os.close(tell)
+    kinds = kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWNET
+    kernel.unshare_as(f"0 {first_host_uid} {BOX_UIDS}", kinds)
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)

@@ -40,12 +40,14 @@ MESSAGE_BYTES_MAX = 4096
 
 WORK, TMP, SHM = "/work", "/tmp", "/dev/shm"
 EMPTY = "/mnt"
-"""An empty folder of the box, laid over what is hidden."""
+"""An empty folder of the box, laid over what is hidden; a guest's world keeps its bundle there."""
 WAITING_NODE = "/etc/gridx-waiting-node.cjs"
 """Where the box shows `waiting_node.cjs`."""
 FIRST_JOB_UID = 1000
 JOB_UIDS = 1000
-BOX_UIDS = FIRST_JOB_UID + JOB_UIDS
+FIRST_GUEST_UID = FIRST_JOB_UID + JOB_UIDS
+"""Of those that `runsc` runs as, one for each job."""
+BOX_UIDS = FIRST_GUEST_UID + JOB_UIDS
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Setup:
 
     `mapped` says that many uids exist in the box, so that each slot has its own; `groups` are open
     `cgroup.procs` files to join; `payload` and `streams` (stdin, stdout, stderr) are open files of
-    the job's; `filter` is the compiled system call filter.
+    the job's; `filter` is the compiled system call filter; `runsc` is the program that gives the job
+    a kernel of its own, empty where it has none.
     """
 
     slot: int
@@ -63,9 +66,10 @@ class Setup:
     payload: int
     streams: tuple[int, ...]
     filter: bytes
+    runsc: str
 
 
-_SIZES = struct.Struct("=?QQQQQ")
+_SIZES = struct.Struct("=?QQQQQQ")
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,9 @@ class Start:
     """What the worker sends once the payload is written: the program may run.
 
     `path` is the interpreter, `file` the name the code gets in the work folder; `processes` and
-    `memory_bytes` are limits for hosts without control groups, 0 where those hold them.
-    `in_template` has Python code run in the waiting interpreter instead of a new one.
+    `memory_bytes` are limits for hosts without control groups, 0 where those hold them;
+    `overhead_bytes` is what a kernel of the job's own may take beside `memory_bytes`. `in_template`
+    has Python code run in the waiting interpreter instead of a new one.
     """
 
     path: str
@@ -84,6 +89,7 @@ class Start:
     shm_bytes: int
     processes: int
     memory_bytes: int
+    overhead_bytes: int
     in_template: bool
 
     def to_bytes(self) -> bytes:
@@ -94,14 +100,15 @@ class Start:
             self.shm_bytes,
             self.processes,
             self.memory_bytes,
+            self.overhead_bytes,
         )
         return sizes + f"{self.path}\0{self.file}".encode()
 
     @staticmethod
     def parse(message: bytes) -> "Start":
-        in_template, disk, files, shm, processes, memory = _SIZES.unpack_from(message)
+        in_template, disk, files, shm, processes, memory, overhead = _SIZES.unpack_from(message)
         path, file = message[_SIZES.size :].decode().split("\0")
-        return Start(path, file, disk, files, shm, processes, memory, in_template)
+        return Start(path, file, disk, files, shm, processes, memory, overhead, in_template)
 
 
 _COUNTS = struct.Struct("<II")
