@@ -15,7 +15,7 @@ from gridx.coordinator.dispatcher import Dispatcher
 from gridx.coordinator.recorder import LeaseKey, LeaseOrder, Recorder
 from gridx.coordinator.sessions import ControlOrder, Greeting, Live, Session
 from gridx.domain.attempt import AttemptStatus
-from gridx.domain.errors import Denied, NotFound
+from gridx.domain.errors import Denied, NotFound, Unavailable
 from gridx.domain.page import Page
 from gridx.domain.policy import Policy
 from gridx.domain.resources import Resources
@@ -29,6 +29,7 @@ from gridx.telemetry import get_logger
 _log = get_logger(__name__)
 CANCEL_DEADLINE_S = 6.5
 """A worker that has not reported a cancelled job by then loses it (7 s are promised)."""
+AWAY_WAIT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +221,13 @@ class Workers:
 
     async def _cancel_deadline(self, session: Session, key: LeaseKey) -> None:
         await self._clock.sleep(CANCEL_DEADLINE_S)
-        if not session.closed and key.lease in session.live:
-            await self._lose(session.worker_id, [key.lease])
+        while not session.closed and key.lease in session.live:
+            try:
+                await self._lose(session.worker_id, [key.lease])
+            except Unavailable:
+                await self._clock.sleep(AWAY_WAIT_S)
+            else:
+                return
 
     async def _lose(self, worker_id: str, leases: Sequence[str], *, counted: bool = True) -> None:
         """These leases of a worker are over."""
