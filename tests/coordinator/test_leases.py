@@ -263,6 +263,21 @@ async def test_a_clock_that_jumps_takes_no_lease(
         assert (await driver.final(alice, key.job_id)).job.status is JobStatus.SUCCEEDED
 
 
+async def test_a_clock_that_was_ahead_keeps_no_lease_of_a_dead_worker(
+    driver: Driver, alice: Principal, hand: Hand
+) -> None:
+    key = await started(driver, alice, hand)
+    driver.clock.jump(3_600.0)
+    await hand.heartbeat(key)
+    await driver.grid._reaper.tick()  # it was seen an hour from now
+    await hand.gone()
+    driver.clock.jump(-3_600.0)
+    for _ in range(8):
+        driver.clock.advance(10)
+        await driver.grid._reaper.tick()
+    assert await statuses(driver, alice, key.job_id) == [AttemptStatus.LOST]
+
+
 async def test_a_restart_takes_no_lease(
     driver: Driver, alice: Principal, hand: Hand, token: Principal
 ) -> None:

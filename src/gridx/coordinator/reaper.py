@@ -114,7 +114,9 @@ class Reaper:
 
     def _reap(self, connection: Connection) -> tuple[bool, Outcome]:
         """The leases of workers nobody has heard of are lost."""
-        before = self._clock.now() - round(self._policy.lease_s * MICROSECONDS)
+        now, lease_us = self._clock.now(), round(self._policy.lease_s * MICROSECONDS)
+        before = now - lease_us
+        workers.forget_future(connection, now, now + lease_us)
         holders = [
             worker_id
             for worker_id in attempts.workers_with_leases(connection)
