@@ -151,6 +151,8 @@ class Person:
                 continue
             self._accepted([spec.name or "" for spec in batch], made.job_ids)
             self._batches.append(made.batch_id)
+            if self._draws.random() < 0.15:
+                await self._cancel_batch(made.batch_id)
             return
         self._wanted -= 5
 
@@ -168,9 +170,9 @@ class Person:
         )
         self._witness.cancelled.add(job_id)
 
-    async def _cancel_batch(self) -> None:
+    async def _cancel_batch(self, batch_id: str | None = None) -> None:
         if self._batches:
-            batch_id = self._draws.choice(self._batches[-3:])
+            batch_id = batch_id or self._draws.choice(self._batches[-3:])
             count = await self._insist(lambda g: g.jobs.cancel_batch(self.who, batch_id))
             self._story.tell(f"{self.who.user_id} cancels a batch: {count} jobs")
 

@@ -86,8 +86,8 @@ class ScriptedSandbox:
         run_s = 10 * limits.timeout_s if script.end == "hangs" else script.run_s
         part_s = min(run_s, limits.timeout_s) / (script.pieces + 1)
         for number in range(script.pieces + 1):
-            if await self._cancelled_within(part_s, cancel, script):
-                return Reason.CANCELLED, None
+            if await self._cancelled_within(part_s, cancel):
+                return await self._stop(script)
             if number < script.pieces:
                 emit(Stream.STDOUT, script.piece(number))
         if run_s > limits.timeout_s:
@@ -102,14 +102,17 @@ class ScriptedSandbox:
             case _:
                 return None, 0
 
-    async def _cancelled_within(
-        self, seconds: float, cancel: asyncio.Event, script: Script
-    ) -> bool:
+    async def _cancelled_within(self, seconds: float, cancel: asyncio.Event) -> bool:
         try:
             async with asyncio.timeout(seconds):
                 await cancel.wait()
         except TimeoutError:
             return False
+        return True
+
+    async def _stop(self, script: Script) -> tuple[Reason | None, int | None]:
+        """Told to end, most programs do; one takes its time and says that all is well."""
         if script.end == "ignores_cancel":
             await self._clock.sleep(GRACE_S)
-        return True
+            return None, 0
+        return Reason.CANCELLED, None

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from tests.conftest import PostgresServer
 from tests.simulation.store import watch_postgresql
 from tests.simulation.world import Result, simulate
+from tests.support.postgres import PostgresServer
 
 SEEDS = 200
 PORTION = 10

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
 
-from gridx.domain.errors import GridError, Unavailable
 from gridx.protocol.frames import (
     SUBPROTOCOL,
     Ack,
@@ -221,7 +219,7 @@ class Worker:
             )
             welcomes = self._welcomes
             over = await engine.serve(cast(ClientConnection, _Watched(self.end, self)))
-            self.story.tell(f"{self.name} is disconnected: {_words(over)}")
+            self.story.tell(f"{self.name} is disconnected: {over.message[:90]}")
             if self._welcomes > welcomes:
                 tries = 1
             self.end = None
@@ -296,7 +294,3 @@ def _why(engine: Engine) -> str:
     if not engine.ended.done():
         return "not in time"
     return engine.ended.result() or "in order"
-
-
-def _words(over: GridError | Unavailable | ConnectionClosed) -> str:
-    return str(over)[:90]

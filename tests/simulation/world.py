@@ -243,8 +243,12 @@ class _Run:
         return await first.ask(lambda grid: grid.users.authenticate(token)), token
 
     def _make_workers(self, owners: list[tuple[Principal, str]]) -> None:
-        for number in range(self._draws.randint(3, 7)):
-            cpus = float(self._draws.choice((2, 4, 8, 16))) if number > 1 else 24.0
+        for number in range(self._draws.randint(2, 6)):
+            cpus = (
+                float(self._draws.choice((2, 4, 8, 16)))
+                if number > 1
+                else self._draws.choice((6.0, 24.0))
+            )
             room = WireResources(cpus, 16_384, 0, 16_384)
             _, token = self._draws.choice(owners)
             self._workers.append(
