@@ -22,6 +22,7 @@ from tests.simulation.witness import Witness
 from tests.simulation.workers import Worker
 
 EVER_S = 1e9
+JUMPS_S = (-3600.0, -60.0, -5.0, 1.0, 20.0, 100.0, 3600.0)
 ORDERS: dict[str, Callable[[Workers, Principal, str], Awaitable[WorkerState]]] = {
     "pause": Workers.pause,
     "resume": Workers.resume,
@@ -59,7 +60,7 @@ class Faults:
             self._kill_coordinator,
             self._stop_coordinator,
             self._stall_coordinator,
-            self._jump_coordinator,
+            self._jump_coordinators,
             self._kill_worker,
             self._cut_power,
             self._leave,
@@ -77,7 +78,7 @@ class Faults:
             self._pause_here,
             self._control,
         ]
-        chosen = draws.sample(kinds, draws.randint(2, len(kinds)))
+        chosen = draws.sample(kinds, draws.choice((1, 2, 3, 6, 10, len(kinds))))
         self._weights = [(kind, draws.choice((1.0, 1.0, 3.0))) for kind in chosen]
         self._mean_s = draws.choice((2.0, 5.0, 15.0))
         self._over = False
@@ -141,15 +142,18 @@ class Faults:
             process.halt()
             self._world.network.loop.later(for_s, process.go_on)
 
-    def _jump_coordinator(self) -> None:
-        coordinator = self._coordinator()
-        self._jump(coordinator.name, coordinator.clock)
-        self._shake(0.0)
+    def _jump_coordinators(self) -> None:
+        """All of them: coordinators of one grid must agree about the time to within a lease."""
+        by_s = self._draws.choice(JUMPS_S)
+        self._jump_all(by_s)
+        if self._draws.random() < 0.5:
+            self._after(self._draws.uniform(5.0, 30.0), lambda: self._jump_all(-by_s))
 
-    def _jump(self, name: str, clock: VirtualClock) -> None:
-        by_s = self._draws.choice((-3600.0, -60.0, -5.0, 1.0, 20.0, 100.0, 3600.0))
-        clock.jump(by_s)
-        self._world.story.tell(f"the clock of {name} jumps by {by_s:g} s")
+    def _jump_all(self, by_s: float) -> None:
+        self._world.story.tell(f"the coordinators' clocks jump by {by_s:g} s")
+        self._shake(0.0)
+        for coordinator in self._world.coordinators:
+            coordinator.clock.jump(by_s)
 
     # -------------------------------------------------------------- workers
 
@@ -186,8 +190,9 @@ class Faults:
             self._world.network.loop.later(for_s, process.go_on)
 
     def _jump_worker(self) -> None:
-        worker = self._worker()
-        self._jump(worker.name, worker.clock)
+        worker, by_s = self._worker(), self._draws.choice(JUMPS_S)
+        worker.clock.jump(by_s)
+        self._world.story.tell(f"the clock of {worker.name} jumps by {by_s:g} s")
 
     def _pause_here(self) -> None:
         worker = self._worker()
