@@ -211,8 +211,9 @@ async def test_an_attempt_that_heartbeats_leave_out_is_lost_after_a_lease(
     assert (await statuses(driver, alice, key.job_id))[0] is AttemptStatus.LOST
 
 
+@pytest.mark.parametrize("jump_s", [0.0, -3_600.0])
 async def test_an_attempt_that_was_never_sent_does_not_wait_for_ever(
-    driver: Driver, alice: Principal, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    driver: Driver, alice: Principal, hand: Hand, monkeypatch: pytest.MonkeyPatch, jump_s: float
 ) -> None:
     """Its claim was committed and then something broke before the worker was told."""
     claimed = asyncio.Event()
@@ -224,6 +225,7 @@ async def test_an_attempt_that_was_never_sent_does_not_wait_for_ever(
         patch.setattr(Dispatcher, "_send", nothing)
         job_id = (await driver.submit(alice)).job_id
         await asyncio.wait_for(claimed.wait(), 10)
+    driver.clock.jump(jump_s)
     for _ in range(8):
         driver.clock.advance(10)
         await hand.heartbeat()
