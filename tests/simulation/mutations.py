@@ -134,22 +134,10 @@ MUTATIONS = (
         "func.coalesce(workers.c.seen_at, 0) < 0,",
     ),
     Mutation(
-        "a clock that was ahead keeps a dead worker's leases alive",
-        "coordinator/reaper.py",
-        "        workers.forget_future(connection, now, now + lease_us)\n",
-        "",
-    ),
-    Mutation(
         "a lost lease does not count",
         "coordinator/reaper.py",
         "changes.lose(job, attempt)",
         "changes.lose(job, attempt, counted=False)",
-    ),
-    Mutation(
-        "a leaving worker's attempts are lost without a look at where they stand",
-        "coordinator/workers.py",
-        "if live and attempt.worker_id == worker_id and job.lease == attempt.lease:",
-        "if attempt.worker_id == worker_id:",
     ),
     Mutation(
         "a worker's session forgets what is not acknowledged when the line is cut",
