@@ -217,7 +217,8 @@ class Workers:
 
     def _send_cancel(self, session: Session, key: LeaseKey) -> None:
         session.order(LeaseOrder("cancel", key))
-        self._tasks.start(f"cancel-{key.job_id}", self._cancel_deadline(session, key))
+        if not self._tasks.closed:  # a coordinator that stops leaves the deadline to its next life
+            self._tasks.start(f"cancel-{key.job_id}", self._cancel_deadline(session, key))
 
     async def _cancel_deadline(self, session: Session, key: LeaseKey) -> None:
         await self._clock.sleep(CANCEL_DEADLINE_S)
