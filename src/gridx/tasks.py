@@ -25,6 +25,11 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._running)
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be started any more."""
+        return self._closed
+
     def start(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run `work` in the background until it ends or `close` is called."""
         if self._closed:

@@ -6,9 +6,9 @@ import pytest
 
 from gridx.coordinator.jobs import Cancelled
 from gridx.coordinator.sessions import StartedReport
-from gridx.coordinator.workers import CANCEL_DEADLINE_S
+from gridx.coordinator.workers import AWAY_WAIT_S, CANCEL_DEADLINE_S
 from gridx.domain.attempt import AttemptStatus, Reason
-from gridx.domain.errors import Conflict, Denied, NotFound
+from gridx.domain.errors import Conflict, Denied, NotFound, Unavailable
 from gridx.domain.job import JobSpec, JobStatus
 from gridx.domain.user import Principal
 from tests.coordinator.driving import GRANT, HOLD, Driver, Hand, finished
@@ -98,6 +98,30 @@ async def test_a_worker_that_does_not_cancel_in_time_loses_the_job_unpaid(
     await hand.report(finished(attempt.key))
     await hand.told("drop", attempt.key)
     assert await driver.available(bob) == GRANT
+
+
+async def test_the_deadline_of_a_cancel_outlives_a_store_that_is_away(
+    driver: Driver, alice: Principal, bob: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, hand = await running(driver, alice, bob)
+    attempt = await hand.attempt()
+    await hand.start(attempt)
+    tried = asyncio.Event()
+
+    async def away(*_arguments: object, **_named: object) -> None:
+        tried.set()
+        raise Unavailable("away")
+
+    monkeypatch.setattr(driver.grid.workers, "_lose", away)
+    await cancel(driver, alice, job_id)
+    await hand.told("cancel", attempt.key)
+    await asyncio.sleep(0)  # the deadline begins to run
+    driver.clock.advance(CANCEL_DEADLINE_S)
+    await asyncio.wait_for(tried.wait(), 10)
+    monkeypatch.undo()
+    driver.clock.advance(AWAY_WAIT_S)
+    await hand.told("drop", attempt.key)
+    await ended(driver, alice, job_id, 0)
 
 
 async def test_a_job_whose_worker_is_away_is_cancelled_when_its_lease_ends(

@@ -216,8 +216,9 @@ async def test_an_attempt_that_heartbeats_leave_out_is_lost_after_a_lease(
     assert (await statuses(driver, alice, key.job_id))[0] is AttemptStatus.LOST
 
 
+@pytest.mark.parametrize("jump_s", [0.0, -3_600.0])
 async def test_an_attempt_that_was_never_sent_does_not_wait_for_ever(
-    driver: Driver, alice: Principal, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    driver: Driver, alice: Principal, hand: Hand, monkeypatch: pytest.MonkeyPatch, jump_s: float
 ) -> None:
     """Its claim was committed and then something broke before the worker was told."""
     claimed = asyncio.Event()
@@ -229,6 +230,7 @@ async def test_an_attempt_that_was_never_sent_does_not_wait_for_ever(
         patch.setattr(Dispatcher, "_send", nothing)
         job_id = (await driver.submit(alice)).job_id
         await asyncio.wait_for(claimed.wait(), 10)
+    driver.clock.jump(jump_s)
     for _ in range(8):
         driver.clock.advance(10)
         await hand.heartbeat()
@@ -266,6 +268,21 @@ async def test_a_clock_that_jumps_takes_no_lease(
         await one.report(finished(key))
         await one.told("ack", key)
         assert (await driver.final(alice, key.job_id)).job.status is JobStatus.SUCCEEDED
+
+
+async def test_a_clock_that_was_ahead_keeps_no_lease_of_a_dead_worker(
+    driver: Driver, alice: Principal, hand: Hand
+) -> None:
+    key = await started(driver, alice, hand)
+    driver.clock.jump(3_600.0)
+    await hand.heartbeat(key)
+    await driver.grid._reaper.tick()  # it was seen an hour from now
+    await hand.gone()
+    driver.clock.jump(-3_600.0)
+    for _ in range(8):
+        driver.clock.advance(10)
+        await driver.grid._reaper.tick()
+    assert await statuses(driver, alice, key.job_id) == [AttemptStatus.LOST]
 
 
 async def test_a_restart_takes_no_lease(

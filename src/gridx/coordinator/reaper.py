@@ -131,7 +131,9 @@ class Reaper:
 
     def _reap(self, connection: Connection) -> tuple[bool, Outcome]:
         """The leases of workers nobody has heard of are lost."""
-        before = self._clock.now() - round(self._policy.lease_s * MICROSECONDS)
+        now, lease_us = self._clock.now(), round(self._policy.lease_s * MICROSECONDS)
+        before = now - lease_us
+        workers.forget_future(connection, now, now + lease_us)
         holders = [
             worker_id
             for worker_id in attempts.workers_with_leases(connection)
@@ -155,10 +157,11 @@ class Reaper:
         if now_s - self._reconciled_s < self._policy.lease_s:
             return
         self._reconciled_s = now_s
-        before = self._clock.now() - round(self._policy.lease_s * MICROSECONDS)
+        now, lease_us = self._clock.now(), round(self._policy.lease_s * MICROSECONDS)
         connected = list(self._sessions)
+        # One assigned in the future is old: the clock was ahead and went back.
         found = await self._database.read(
-            lambda connection: attempts.leases_assigned_before(connection, connected, before)
+            lambda c: attempts.leases_assigned_outside(c, connected, now - lease_us, now + lease_us)
         )
         unknown = [
             lease

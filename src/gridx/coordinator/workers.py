@@ -34,6 +34,7 @@ SET_ASIDE_S = 900.0
 _LOOKED_AT: Mapping[str, object] = {"set_aside_until": None, "set_aside_why": None}
 CANCEL_DEADLINE_S = 6.5
 """A worker that has not reported a cancelled job by then loses it (7 s are promised)."""
+AWAY_WAIT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +273,18 @@ class Workers:
             return
         session.told_to_cancel.add(key.lease)
         session.order(LeaseOrder("cancel", key))
-        self._tasks.start(f"cancel-{key.job_id}", self._cancel_deadline(session, key))
+        if not self._tasks.closed:  # a coordinator that stops leaves the deadline to its next life
+            self._tasks.start(f"cancel-{key.job_id}", self._cancel_deadline(session, key))
 
     async def _cancel_deadline(self, session: Session, key: LeaseKey) -> None:
         await self._clock.sleep(CANCEL_DEADLINE_S)
-        if not session.closed and key.lease in session.live:
-            await self._lose(session.worker_id, [key.lease])
+        while not session.closed and key.lease in session.live:
+            try:
+                await self._lose(session.worker_id, [key.lease])
+            except Unavailable:
+                await self._clock.sleep(AWAY_WAIT_S)
+            else:
+                return
 
     async def _lose(self, worker_id: str, leases: Sequence[str], *, counted: bool = True) -> None:
         """These leases of a worker are over."""

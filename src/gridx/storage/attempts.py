@@ -127,15 +127,15 @@ def live_leases_of_worker(connection: Connection, worker_id: str) -> list[str]:
     )
 
 
-def leases_assigned_before(
-    connection: Connection, worker_ids: Collection[str], before: int
+def leases_assigned_outside(
+    connection: Connection, worker_ids: Collection[str], begin: int, end: int
 ) -> list[tuple[str, str]]:
-    """Live leases of these workers, as (worker, lease), that were assigned before this time."""
+    """Live leases of these workers, as (worker, lease), not assigned between these times."""
     rows = connection.execute(
         select(attempts.c.worker_id, attempts.c.lease).where(
             text("attempts.live"),
             attempts.c.worker_id.in_(worker_ids),
-            attempts.c.assigned_at < before,
+            (attempts.c.assigned_at < begin) | (attempts.c.assigned_at > end),
         )
     )
     return [(row.worker_id, row.lease) for row in rows]

@@ -1,12 +1,13 @@
 """Group commit: operations of many callers, one transaction, one fsync.
 
-Theory of operation. An operation is a synchronous function on a connection, run in a worker thread.
-`read` runs it in its own read-only transaction. `write` hands it to a writer thread, which takes all
-operations that wait at that moment, runs them in one transaction, commits once, and only then
-answers each caller. `write_each` does the same for operations that know how to serve many callers
-at once: all waiting items of one operation become one call with multi-row statements.
+Theory of operation. An operation is a synchronous function on a connection, run in a thread of the
+loop's executors. `read` runs it in its own read-only transaction. `write` leaves it to a writer,
+which takes all operations that wait at that moment, runs them in one transaction, commits once, and
+only then answers each caller; it goes on until nothing waits. `write_each` does the same for
+operations that know how to serve many callers at once: all waiting items of one operation become
+one call with multi-row statements.
 
-    callers ──► queue ──► writer thread: BEGIN · op(items…) · op … · COMMIT ──► answers
+    callers ──► waiting ──► writer: BEGIN · op(items…) · op … · COMMIT ──► answers
 
 An operation refuses (raises or returns a `GridError`) before its first write, so a refusal does not
 spoil the others. If anything else is raised, the transaction is rolled back and each operation of
@@ -23,11 +24,10 @@ number. A second transaction with the key of one that is still open waits for th
 """
 
 import asyncio
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -94,10 +94,11 @@ class Database:
         self._writers = writers
         self._group_size_max = group_size_max
         self._on_commit = on_commit
-        self._queue: queue.SimpleQueue[_Waiting[Any] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._waiting: deque[_Waiting[Any]] = deque()
+        self._writing: set[asyncio.Future[None]] = set()
         self._engine: Engine | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._read_pool: ThreadPoolExecutor | None = None
+        self._write_pool: ThreadPoolExecutor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pulse: Pulse | None = None
         self._tasks = Tasks()
@@ -112,44 +113,39 @@ class Database:
         return self._engine
 
     async def open(self) -> None:
-        """Start the threads; the database itself is first reached by the first operation."""
+        """Get ready; the database itself is first reached by the first operation."""
         self._loop = asyncio.get_running_loop()
         self._engine = make_engine(self._url, self._readers + self._writers)
-        writers = 1 if is_sqlite(self._engine) else self._writers
-        self._pool = ThreadPoolExecutor(self._readers, thread_name_prefix="gridx-read")
-        for number in range(writers):
-            thread = threading.Thread(target=self._write_loop, name=f"gridx-write-{number}")
-            thread.daemon = True
-            thread.start()
-            self._threads.append(thread)
-        if not is_sqlite(self._engine):
+        if is_sqlite(self._engine):
+            self._writers = 1
+        else:
             self._pulse = Pulse(self._engine, make_engine(self._url, 1))
             self._tasks.start("pulse", self._pulse.watch(self._waiting_since))
+        self._read_pool = ThreadPoolExecutor(self._readers, thread_name_prefix="gridx-read")
+        self._write_pool = ThreadPoolExecutor(self._writers, thread_name_prefix="gridx-write")
 
     async def close(self) -> None:
         """Finish what was handed over, then close every connection; what comes now is refused."""
-        if self._pool is None or self._closed:
+        if self._read_pool is None or self._write_pool is None or self._closed:
             return
         self._closed = True
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join)
-        await asyncio.to_thread(self._pool.shutdown)
+        while self._writing:
+            await asyncio.wait(self._writing)
+        for pool in (self._write_pool, self._read_pool):
+            await asyncio.to_thread(pool.shutdown)
         await self._tasks.close()
         if self._pulse is not None:
             await self._pulse.close()
         self.engine.dispose()
-        self._threads.clear()
 
     async def read(self, operation: Callable[[Connection], T]) -> T:
         """Run `operation` in a read-only transaction of its own.
 
         Raises `Unavailable` while the database cannot be reached.
         """
-        assert self._pool is not None and self._loop is not None, "the database is not open"
+        assert self._read_pool is not None and self._loop is not None, "the database is not open"
         with self._waited_for():
-            return await self._loop.run_in_executor(self._pool, self._read, operation)
+            return await self._loop.run_in_executor(self._read_pool, self._read, operation)
 
     def _read(self, operation: Callable[[Connection], T]) -> T:
         if self._is_away:
@@ -182,7 +178,8 @@ class Database:
         assert self._loop is not None, "the database is not open"
         with self._waited_for():
             waiting: _Waiting[Any] = _Waiting(operation, item, each, self._loop.create_future())
-            self._queue.put(waiting)
+            self._waiting.append(waiting)
+            self._engage()
             return await waiting.answer
 
     @contextmanager
@@ -207,24 +204,30 @@ class Database:
     def _is_away(self) -> bool:
         return self._pulse is not None and self._pulse.away
 
-    # -------------------------------------------------------------- the writer threads
+    def _engage(self) -> None:
+        """Start a writer for what waits, unless all are at work: then one of them takes it."""
+        if self._waiting and len(self._writing) < self._writers:
+            assert self._loop is not None
+            writing = self._loop.run_in_executor(self._write_pool, self._serve_waiting)
+            self._writing.add(writing)
+            writing.add_done_callback(self._disengaged)
 
-    def _write_loop(self) -> None:
-        while (first := self._queue.get()) is not None:
-            group = [first]
-            last = False
-            while len(group) < self._group_size_max:
-                try:
-                    following = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if following is None:
-                    last = True
-                    break
-                group.append(following)
+    def _disengaged(self, writing: "asyncio.Future[None]") -> None:
+        self._writing.discard(writing)
+        self._engage()  # what came after the writer had looked for the last time
+
+    # -------------------------------------------------------------- in a writer's thread
+
+    def _serve_waiting(self) -> None:
+        while group := self._take():
             self._serve(group)
-            if last:
-                return
+
+    def _take(self) -> list[_Waiting[Any]]:
+        group: list[_Waiting[Any]] = []
+        with suppress(IndexError):  # nothing waits any more
+            while len(group) < self._group_size_max:
+                group.append(self._waiting.popleft())
+        return group
 
     def _serve(self, group: list[_Waiting[Any]]) -> None:
         failure = self._commit(group)

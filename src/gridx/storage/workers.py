@@ -127,6 +127,11 @@ def give_another_chance(connection: Connection, worker_ids: Collection[str], now
         )
 
 
+def forget_future(connection: Connection, now: int, after: int) -> None:
+    """Workers last seen later than `after` were seen `now`: the clock was ahead and went back."""
+    connection.execute(update(workers).where(workers.c.seen_at > after).values(seen_at=now))
+
+
 def lock_silent(connection: Connection, worker_ids: Collection[str], before: int) -> list[Worker]:
     """Those of the workers not heard of since `before`, locked, skipping those in use."""
     rows = connection.execute(

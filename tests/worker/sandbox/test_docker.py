@@ -293,4 +293,4 @@ async def test_an_ordinary_user_is_told_what_cannot_be_told_apart(docker: Docker
     with running(*command, cwd=Path("/")) as probing:
         await asyncio.to_thread(probing.wait)
     docker.socket.chmod(0o660)
-    assert probing.stdout == "True  ['memory', 'disk', 'io']\n", probing.output
+    assert probing.stdout == "True  ['memory', 'io', 'disk']\n", probing.output
