@@ -80,6 +80,23 @@ async def test_it_waits_for_the_other_even_while_that_is_busy(
     assert (await other.attempt()).key.job_id == job_id
 
 
+async def test_a_clock_that_was_ahead_holds_no_retry_back(
+    driver: Driver, alice: Principal, hand: Hand
+) -> None:
+    job_id = (await driver.submit(alice)).job_id
+    driver.clock.jump(3_600.0)
+    await fail(driver, hand)
+    driver.clock.jump(-3_600.0)
+    await driver.grid._reaper.tick()  # sees the jump, and trusts no silence for a lease's time
+    for _ in range(4):
+        driver.clock.advance(10)
+        await hand.heartbeat()
+        await driver.grid._reaper.tick()
+    await driver.grid._delays._move_due()
+    await hand.run(await hand.attempt())
+    assert (await driver.final(alice, job_id)).job.status is JobStatus.SUCCEEDED
+
+
 async def test_where_there_is_no_other_it_comes_back_after_a_pause(
     driver: Driver, alice: Principal, hand: Hand
 ) -> None:

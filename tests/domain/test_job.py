@@ -25,6 +25,7 @@ from gridx.domain.job import (
     after_attempt,
     backoff_s,
     with_failure,
+    without_loss,
     without_past_times,
 )
 
@@ -154,3 +155,8 @@ def test_times_that_have_passed_are_left_out_of_a_retry() -> None:
     assert without_past_times(spec, 9) == spec
     assert without_past_times(spec, 10) == JobSpec(code="x", deadline=20)
     assert without_past_times(spec, 20) == JobSpec(code="x")
+
+
+def test_a_worker_that_tells_the_end_late_did_not_kill_the_job() -> None:
+    lost = with_failure(with_failure((), "a", LOST), "b", LOST)
+    assert without_loss(lost, "a") == (Failure("a", lost=False), Failure("b", lost=True))

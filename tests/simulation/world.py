@@ -288,17 +288,34 @@ class _Run:
 
     async def _all_final(self) -> None:
         give_up_s = self._clock.monotonic() + CALM_S
-        while self._invariants.unfinished or not all(p.done for p in self._people):
+        while (unfinished := self._expected()) or self._busy():
             await self._clock.sleep(1.0)
-            if self._clock.monotonic() > give_up_s and self._invariants.unfinished:
-                job = self._invariants.jobs[min(self._invariants.unfinished)]
+            if self._clock.monotonic() > give_up_s:
+                if not unfinished:
+                    return
+                job = self._invariants.jobs[min(unfinished)]
                 self.story.broken(
-                    f"job {job.job_id} is still {job.status} (lease {job.lease}) "
-                    f"{CALM_S:g} s after the last fault, and {len(self._invariants.unfinished)} "
-                    "jobs in all"
+                    f"job {job.job_id} is still {job.status} ({job}) "
+                    f"{CALM_S:g} s after the last fault, and {len(unfinished)} jobs in all"
                 )
                 await self._clock.sleep(0)
                 return
+
+    def _busy(self) -> bool:
+        """Whether people still ask for something, or workers still end what was taken from them."""
+        engines = [worker.engine for worker in self._workers if worker.engine is not None]
+        return not all(p.done for p in self._people) or any(
+            len(e.session.attempts) for e in engines
+        )
+
+    def _expected(self) -> set[int]:
+        """The jobs that are to become final; not those put off to a time that a clock ran back from."""
+        jobs, now = self._invariants.jobs, self._coordinators[0].clock.now()
+        return {
+            number
+            for number in self._invariants.unfinished
+            if not (jobs[number].attempt == 0 and (jobs[number].due_at or 0) > now)
+        }
 
     def _final_checks(self) -> None:
         self._verify()
@@ -317,8 +334,8 @@ class _Run:
                 text = f"{worker.name} still has {counts} and keeps {sorted(worker.kept)}"
                 must(not any(counts.values()) and not worker.kept, text)
         for coordinator in self._coordinators:
-            assert coordinator.grid is not None
-            for session in coordinator.grid._dispatcher.sessions.values():
+            grid = coordinator.grid  # none while it is about to start
+            for session in grid._dispatcher.sessions.values() if grid is not None else ():
                 full = session.free == session.worker.capabilities.resources
                 text = f"{coordinator.name} thinks {session.worker_id} holds {list(session.live)}"
                 must(full and not session.live, text)

@@ -22,6 +22,7 @@ from gridx.domain.job import (
     after_attempt,
     backoff_s,
     with_failure,
+    without_loss,
 )
 from gridx.domain.ledger import FEES, Book, Kind, Movement, available, held
 from gridx.domain.matching import shunning
@@ -146,6 +147,8 @@ class Changes:
         # A late result of an attempt that was counted when it was lost is not counted twice.
         counts = job.attempts_counted + (1 if counted and not (late and attempt.counted) else 0)
         free = replace(job, attempts_counted=counts, lease=None)
+        if late:
+            free = replace(free, failures=without_loss(free.failures, attempt.worker_id))
         if counted:
             free = _blaming(free, attempt.worker_id, ending)
         self._set_job(job, free)

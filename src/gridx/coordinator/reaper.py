@@ -15,9 +15,9 @@ from gridx.coordinator.attempts import Changes, Outcome
 from gridx.coordinator.sessions import Session
 from gridx.domain.attempt import Reason
 from gridx.domain.errors import Unavailable
-from gridx.domain.job import JobStatus, Next
+from gridx.domain.job import BACKOFF_MAX_S, JobStatus, Next
 from gridx.domain.policy import Policy
-from gridx.storage import attempts, jobs, requests, workers
+from gridx.storage import attempts, jobs, queues, requests, workers
 from gridx.storage.database import Connection, Database
 from gridx.telemetry import get_logger
 
@@ -134,6 +134,7 @@ class Reaper:
         now, lease_us = self._clock.now(), round(self._policy.lease_s * MICROSECONDS)
         before = now - lease_us
         workers.forget_future(connection, now, now + lease_us)
+        queues.forget_future(connection, now, now + round(BACKOFF_MAX_S * MICROSECONDS))
         holders = [
             worker_id
             for worker_id in attempts.workers_with_leases(connection)

@@ -235,6 +235,13 @@ def with_failure(
     return (*failures, Failure(worker_id, lost))
 
 
+def without_loss(failures: tuple[Failure, ...], worker_id: str) -> tuple[Failure, ...]:
+    """`failures` once a worker that was thought lost has told how its attempt ended after all."""
+    return tuple(
+        Failure(worker_id, lost=False) if each.worker_id == worker_id else each for each in failures
+    )
+
+
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 60.0
 

@@ -110,6 +110,18 @@ def queue_due(connection: Connection, now: int, limit: int) -> int:
     return len(numbers)
 
 
+def forget_future(connection: Connection, now: int, after: int) -> None:
+    """What is to be tried again later than `after` is due: the clock was ahead and went back.
+
+    Jobs that were never placed wait for a time that their submitter named, whatever the clock did.
+    """
+    connection.execute(
+        update(jobs)
+        .where(text(PUT_OFF), jobs.c.due_at > after, jobs.c.attempt > 0)
+        .values(due_at=now)
+    )
+
+
 def oldest_waiting(connection: Connection) -> int | None:
     """Since when the job that has waited longest waits."""
     query = select(jobs.c.queued_at).where(text("jobs.waiting")).order_by(jobs.c.queued_at).limit(1)
