@@ -19,10 +19,9 @@ from gridx.coordinator.recorder import LeaseKey
 from gridx.coordinator.sessions import AssignedAttempt, Live, Session
 from gridx.domain.attempt import Attempt, AttemptStatus
 from gridx.domain.errors import GridError, Unavailable
-from gridx.domain.fair_share import Share, standing
 from gridx.domain.job import JobSpec, JobState
 from gridx.domain.matching import Shape, shape_key
-from gridx.domain.placement import Place, Queue, Seat, plan
+from gridx.domain.placement import Place, Queue, Seat, Share, plan, standing
 from gridx.domain.policy import Policy
 from gridx.domain.pricing import price_per_second
 from gridx.domain.sandbox import floor_for

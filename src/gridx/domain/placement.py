@@ -4,6 +4,9 @@ Theory of operation. Owners take turns, the one with the lowest standing first; 
 the owner's queues a few places on the worker that suits it best, and adds their price to the owner's
 standing, until no queue finds room. How deep a queue is does not matter here: a claim that comes
 back short tells the dispatcher that it is empty.
+
+Fair share: an owner's standing is its decayed usage (CPU-equivalent seconds, halved every
+`half_life_s`) plus what it has running, over its weight; ties go to who waited longest.
 """
 
 import heapq
@@ -14,6 +17,28 @@ from gridx.domain.matching import Shape, suits
 from gridx.domain.resources import NOTHING, Resources
 from gridx.domain.sandbox import WEAKEST_SANDBOX, Backend, floor_for
 from gridx.domain.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One owner's use of the grid at `at_s` seconds of the caller's clock."""
+
+    used: float = 0.0
+    at_s: float = 0.0
+
+    def at(self, now_s: float, half_life_s: float) -> "Share":
+        """The same share decayed to `now_s`."""
+        elapsed = max(0.0, now_s - self.at_s)
+        return Share(self.used * 0.5 ** (elapsed / half_life_s), now_s)
+
+    def plus(self, used: float, now_s: float, half_life_s: float) -> "Share":
+        """This share with `used` more added at `now_s`."""
+        return Share(self.at(now_s, half_life_s).used + used, now_s)
+
+
+def standing(share: Share, running: float, weight: float) -> float:
+    """The number to order owners by: lower is served first."""
+    return (share.used + running) / weight
 
 
 @dataclass(frozen=True, slots=True)

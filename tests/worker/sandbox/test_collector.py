@@ -168,14 +168,15 @@ def test_a_work_folder_that_is_closed(folders: Folders) -> None:
         ("/dev", "null", Why.SPECIAL),
         ("/", "proc/version", Why.OUTSIDE),
         ("/proc", "self/maps", Why.LINK),
-        ("/proc", f"{os.getpid()}/fd/0", Why.LINK),
-        ("/proc", f"{os.getpid()}/root/etc/passwd", Why.LINK),
-        ("/proc", f"{os.getpid()}/cwd/**", Why.LINK),
+        ("/proc", "PID/fd/0", Why.LINK),
+        ("/proc", "PID/root/etc/passwd", Why.LINK),
+        ("/proc", "PID/cwd/**", Why.LINK),
     ],
 )
 def test_things_of_the_machine(folders: Folders, work: str, pattern: str, why: Why) -> None:
     folders.work.rmdir()
     folders.work = Path(work)
+    pattern = pattern.replace("PID", str(os.getpid()))
     assert folders.take(folders.wanted(pattern)) == ({}, {why: 1})
 
 
