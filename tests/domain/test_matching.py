@@ -77,6 +77,19 @@ def test_a_floor_is_for_the_sandbox_that_the_job_would_get() -> None:
     assert why_not(shape(), OFFER, Backend.GVISOR) is not None
 
 
+def test_what_a_sandbox_cannot_enforce_is_refused_to_jobs_that_require_it() -> None:
+    lacks = {"bubblewrap": ("io",), "docker": ("memory", "io")}
+    offer = replace(OFFER, sandboxes=("bubblewrap", "docker"), lacks=lacks)
+    for asked, sandbox, why in (
+        ("cpu", None, None),
+        ("memory", None, "it cannot enforce memory"),  # in docker, which it might choose
+        ("memory", "bubblewrap", None),
+        ("cpu, io", "bubblewrap", "it cannot enforce io"),
+    ):
+        named = (("sandbox", sandbox),) if sandbox else ()
+        assert why_not(shape(require=(("enforces", asked), *named)), offer) == why
+
+
 def test_an_image_needs_a_worker_that_allows_it_in_containers() -> None:
     wanted = shape(image="python:3.12")
     offer = replace(OFFER, sandboxes=("bubblewrap", "docker"), images=("python:3.*",))
@@ -89,7 +102,13 @@ def test_an_image_needs_a_worker_that_allows_it_in_containers() -> None:
 
 @pytest.mark.parametrize("key", REQUIRE_KEYS)
 def test_every_key_of_require_can_be_met(key: str) -> None:
-    value = {"os": "linux", "arch": "x86_64", "sandbox": "bubblewrap", "gpu": "T4"}[key]
+    value = {
+        "os": "linux",
+        "arch": "x86_64",
+        "sandbox": "bubblewrap",
+        "gpu": "T4",
+        "enforces": "memory",
+    }[key]
     assert suits(shape(require=((key, value),)), OFFER)
 
 

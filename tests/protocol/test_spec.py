@@ -41,7 +41,11 @@ def test_what_comes_later_is_refused_by_name(name: str) -> None:
 
 
 def test_every_key_of_matching_may_be_required() -> None:
-    require = dict.fromkeys(REQUIRE_KEYS, "x") | {"sandbox": "gvisor", "label:site": "lab"}
+    require = dict.fromkeys(REQUIRE_KEYS, "x") | {
+        "sandbox": "gvisor",
+        "enforces": "io",
+        "label:site": "lab",
+    }
 
     assert JobBody.model_validate({"code": "1", "require": require}).require == require
 

@@ -178,6 +178,9 @@ BAD_SPECS: dict[str, tuple[object, str]] = {
     "require an unheard-of sandbox": (
         {"code": "1", "require": {"sandbox": "chroot"}}, "require.sandbox"
     ),
+    "require an unheard-of limit": (
+        {"code": "1", "require": {"enforces": "memory, patience"}}, "require.enforces"
+    ),
     "require a number": ({"code": "1", "require": {"os": 1}}, "require.os"),
     "deadline without a zone": ({"code": "1", "deadline": "2099-01-01T00:00:00"}, "deadline"),
     "deadline a number": ({"code": "1", "deadline": 4_070_908_800}, "deadline"),

@@ -48,6 +48,7 @@ class ScriptedSandbox:
     """Runs scripts by the clock instead of programs; otherwise a sandbox as any."""
 
     name = "bubblewrap"
+    lacks = ()
 
     def __init__(self, clock: Clock, draws: random.Random, witness: Witness) -> None:
         self._clock = clock

@@ -28,6 +28,7 @@ class Instant:
     """Ends every program at once, after it has written `output` to standard output."""
 
     name = "bubblewrap"
+    lacks = ()
 
     def __init__(self, output: tuple[bytes, ...] = (b"1\n",)) -> None:
         self._output = output

@@ -10,6 +10,7 @@ import pytest
 from gridx.domain.sandbox import Backend
 from gridx.worker.identity import Identity, StateDir
 from gridx.worker.sandbox.backends import Choice
+from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from tests.server.running import PASSWORD, Api, Running, running, settings_for
 from tests.support.processes import free_port
 from tests.support.proxy import proxy_to
@@ -91,6 +92,22 @@ async def test_a_password_enrols_once_and_is_not_needed_again(
     assert second["worker_id"] == first["worker_id"]
     for path in (tmp_path / "state").rglob("*"):
         assert path.is_dir() or PASSWORD.encode() not in path.read_bytes()
+
+
+async def test_what_its_sandbox_cannot_enforce_is_shown_and_refused_to_whoever_requires_it(
+    grid: Running, alice: Api, start_worker: StartWorker
+) -> None:
+    start_worker(grid.url, **WITH_PASSWORD)
+    [view] = await connected(alice)
+    lacks = (await Bubblewrap().probe()).lacks
+    assert view["lacks"] == {"bubblewrap": [each.value for each in lacks]}
+    held = {"enforces": "files, network"}
+    job = await done(alice, await submit(alice, "print(1)", require=held))
+    assert job["status"] == "succeeded"
+    for each in lacks:
+        job_id = await submit(alice, "print(1)", require={"enforces": each.value})
+        await done(alice, await submit(alice, "print(2)"))  # which came after it
+        assert alice.get(f"/jobs/{job_id}").json()["status"] == "queued"
 
 
 async def test_the_stored_token_is_the_workers_and_nobody_elses(

@@ -85,6 +85,7 @@ class Backend:
     """A sandbox that does one thing, for what no real one does on demand."""
 
     name = "planted"
+    lacks = ()
 
     def __init__(self, do: Callable[[Emit], Outcome | None]) -> None:
         self._do = do

@@ -139,6 +139,7 @@ def _show_worker(view: "WorkerView") -> None:
             ("languages", ", ".join(view.languages)),
             ("sandboxes", ", ".join(view.sandboxes)),
             ("images", ", ".join(view.images)),
+            *((f"{name} lacks", ", ".join(them)) for name, them in view.lacks.items() if them),
             ("gpus", ", ".join(view.gpus)),
             ("labels", ", ".join(f"{name}={value}" for name, value in view.labels.items())),
             ("system", f"{view.os}, {view.arch}"),

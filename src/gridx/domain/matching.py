@@ -36,6 +36,12 @@ class Shape(Struct, frozen=True):
         """The backend it requires, if it names one; images are what containers run in."""
         return dict(self.require).get("sandbox", Backend.DOCKER if self.image else None)
 
+    @property
+    def enforced(self) -> tuple[str, ...]:
+        """The limits and walls that it must find enforced."""
+        asked = dict(self.require).get("enforces", "")
+        return tuple(word.strip() for word in asked.split(",") if word.strip())
+
 
 def shape_of(spec: JobSpec) -> Shape:
     """The shape of a job."""
@@ -83,6 +89,9 @@ def why_not(shape: Shape, offer: Capabilities, floor: Backend = Backend.NONE) ->
     ):
         if wanted > there:
             return f"it offers {there:g} {name} and the job needs {wanted:g}"
+    for limit in shape.enforced:
+        if any(limit in offer.lacks.get(each, ()) for each in _open_to(shape, offer)):
+            return f"it cannot enforce {limit}"
     for key, value in shape.require:
         if _offered(key, value, offer) is False:
             return f"it does not offer {key}={value}"
@@ -109,6 +118,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(words.get(part) or re.escape(part) for part in parts))
 
 
+def _open_to(shape: Shape, offer: Capabilities) -> list[str]:
+    """The sandboxes of a worker that it may choose for the job."""
+    return [each for each in offer.sandboxes if shape.sandbox in (None, each)]
+
+
 def _offered(key: str, value: str, offer: Capabilities) -> bool:
     if key.startswith("label:"):
         return offer.labels.get(key.removeprefix("label:")) == value
@@ -121,9 +135,11 @@ def _offered(key: str, value: str, offer: Capabilities) -> bool:
             return value in offer.sandboxes
         case "gpu":
             return value in offer.gpus
+        case "enforces":
+            return True  # looked at above, with the sandbox it is asked of
         case _:
             return False
 
 
-REQUIRE_KEYS = ("os", "arch", "sandbox", "gpu")
+REQUIRE_KEYS = ("os", "arch", "sandbox", "gpu", "enforces")
 """What `require` may name besides `label:<name>`."""

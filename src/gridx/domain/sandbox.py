@@ -22,6 +22,21 @@ class Backend(StrEnum):
         return _ORDER.index(self)
 
 
+class Enforcement(StrEnum):
+    """A promise that a backend keeps on its host, or does not."""
+
+    MEMORY = "memory"
+    PROCESSES = "processes"
+    CPU = "cpu"
+    IO = "io"
+    DISK = "disk"
+    OUTPUT = "output"
+    WALL_TIME = "wall_time"
+    NETWORK = "network"
+    FILES = "files"
+    SYSCALLS = "syscalls"
+
+
 _ORDER = tuple(Backend)
 STRONGEST_FIRST = _ORDER[::-1]
 WEAKEST_SANDBOX = Backend.DOCKER

@@ -35,6 +35,7 @@ class Capabilities:
     """What a worker says it offers; never trusted beyond what settings allow.
 
     `images` are patterns (`domain.matching`) of what jobs may name to run in; none where it runs none.
+    `lacks` has, for each sandbox, what it cannot enforce on that machine.
     """
 
     resources: Resources = Resources(1.0, 1024, 0, 1024)
@@ -45,6 +46,7 @@ class Capabilities:
     os: str = "linux"
     arch: str = ""
     images: tuple[str, ...] = ()
+    lacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 @dataclass(frozen=True, slots=True)

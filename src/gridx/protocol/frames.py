@@ -63,7 +63,8 @@ class WireResources(_Part, frozen=True):
 class WireCapabilities(_Part, frozen=True):
     """What a worker offers: `resources` in all, language names, sandbox backends, GPU models.
 
-    `images` are patterns of the images that jobs may name to run in.
+    `images` are patterns of the images that jobs may name to run in, `lacks` the limits and walls that
+    each sandbox cannot enforce on this machine.
     """
 
     resources: WireResources
@@ -74,6 +75,9 @@ class WireCapabilities(_Part, frozen=True):
     os: Name = "linux"
     arch: Name = "unknown"
     images: Annotated[list[Name], Meta(max_length=256)] = []
+    lacks: Annotated[
+        dict[Name, Annotated[list[Name], Meta(max_length=32)]], Meta(max_length=32)
+    ] = {}
 
 
 class LeaseRef(_Part, frozen=True):

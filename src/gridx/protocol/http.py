@@ -290,6 +290,10 @@ class CapabilitiesBody(Body):
     os: Tag = "linux"
     arch: Tag = "unknown"
     images: Annotated[list[ShortText], Field(max_length=256, default_factory=list)]
+    lacks: Annotated[
+        dict[Tag, Annotated[list[Tag], Field(max_length=32)]],
+        Field(max_length=32, default_factory=dict),
+    ]
 
 
 UUID4 = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
@@ -327,7 +331,7 @@ class BroadcastBody(Body):
 class WorkerView(View):
     """A worker: state, what it offers, what is taken of it.
 
-    `unsandboxed` workers run programs without any sandbox. `serves_others` says whether it is
+    `lacks` has, for each sandbox, what it cannot enforce there. `unsandboxed` workers run programs without any sandbox. `serves_others` says whether it is
     admitted and offers a sandbox as strong as the grid demands; if not, it runs its owner's jobs only.
     """
 
@@ -344,6 +348,7 @@ class WorkerView(View):
     languages: list[str]
     sandboxes: list[str]
     images: list[str]
+    lacks: dict[str, list[str]]
     unsandboxed: bool
     serves_others: bool
     gpus: list[str]

@@ -17,7 +17,7 @@ from gridx.domain.job import JobSpec, Limits
 from gridx.domain.matching import REQUIRE_KEYS
 from gridx.domain.money import parse_credits
 from gridx.domain.resources import Resources
-from gridx.domain.sandbox import Backend
+from gridx.domain.sandbox import Backend, Enforcement
 
 CODE_BYTES_MAX = 1_048_576
 STDIN_BYTES_MAX = 1_048_576
@@ -30,6 +30,7 @@ NOT_YET = (
 )  # fmt: skip
 """Fields of a spec that this version refuses by name."""
 BACKENDS = tuple(each.value for each in Backend)
+LIMITS = tuple(each.value for each in Enforcement)
 
 NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$"
 NO_NUL = r"^[^\x00]*$"
@@ -211,6 +212,9 @@ class JobBody(Body):
                     raise wrong(name, "command takes the place of code, language and args")
         if self.require.get("sandbox", Backend.NONE) not in BACKENDS:
             raise wrong("require.sandbox", f"one of {', '.join(BACKENDS)}")
+        asked = self.require.get("enforces", Enforcement.MEMORY)
+        if not all(word.strip() in LIMITS for word in asked.split(",")):
+            raise wrong("require.enforces", f"of {', '.join(LIMITS)}, with commas between")
         if self.image and self.require.get("sandbox", Backend.DOCKER) != Backend.DOCKER:
             raise wrong("require.sandbox", "only docker runs jobs in an image of their own")
         if self.args or self.env or self.command:

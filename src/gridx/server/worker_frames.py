@@ -47,6 +47,7 @@ def greeting(hello: frames.Hello) -> Greeting:
         offer.os,
         offer.arch,
         tuple(offer.images),
+        {sandbox: tuple(limits) for sandbox, limits in offer.lacks.items()},
     )
     return Greeting(
         hello.worker_id,

@@ -329,6 +329,7 @@ def capabilities(options: WorkerOptions, sandboxes: Offered) -> WireCapabilities
         offer.os,
         offer.arch,
         list(options.sandbox.images) if Backend.DOCKER in sandboxes else [],
+        {each.value: [*(sandbox.lacks or ())] for each, sandbox in sandboxes.items()},
     )
 
 

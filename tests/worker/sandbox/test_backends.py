@@ -20,6 +20,8 @@ JOB = Program("bash", "exit 0")
 class Told:
     """A backend that works or not as it is told, and keeps what was asked of it."""
 
+    lacks = ()
+
     def __init__(self, name: Backend) -> None:
         self.name = name.value
         self.works = True

@@ -92,6 +92,7 @@ def worker(state: WorkerState) -> http.WorkerView:
         languages=list(offer.languages),
         sandboxes=list(offer.sandboxes),
         images=list(offer.images),
+        lacks={sandbox: list(limits) for sandbox, limits in offer.lacks.items()},
         unsandboxed=Backend.NONE in offer.sandboxes,
         serves_others=state.serves_others,
         gpus=list(offer.gpus),

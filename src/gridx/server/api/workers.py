@@ -108,4 +108,5 @@ def _capabilities(body: http.CapabilitiesBody) -> Capabilities:
         body.os,
         body.arch,
         tuple(body.images),
+        {sandbox: tuple(limits) for sandbox, limits in body.lacks.items()},
     )

@@ -17,7 +17,7 @@ from gridx.domain.attempt import Reason
 from gridx.domain.errors import InvalidInput, Unavailable
 from gridx.domain.sandbox import STRONGEST_FIRST, WEAKEST_SANDBOX, Backend, choose, is_at_least
 from gridx.telemetry import get_logger
-from gridx.worker.sandbox.base import Emit, Limits, Outcome, Program, Report, Sandbox
+from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Program, Report, Sandbox
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.sandbox.docker.images import DEFAULT_IMAGE, Pull
 from gridx.worker.sandbox.gvisor import Gvisor
@@ -130,7 +130,8 @@ async def _try(sandbox: Sandbox, *, opens: bool) -> Report:
     if opens:
         try:
             await sandbox.open()
-            return Report(sandbox.name, works=True)
+            if sandbox.lacks is not None:
+                return Report(sandbox.name, works=True)
         except Unavailable:
             pass
     return await _probe(sandbox)
@@ -168,13 +169,20 @@ class _OpenedWhenUsed:
         self._sandbox = sandbox
         self._opening = asyncio.Lock()
         self._opened = False
+        self._lacks: tuple[Enforcement, ...] | None = None
 
     @property
     def name(self) -> str:
         return self._sandbox.name
 
+    @property
+    def lacks(self) -> tuple[Enforcement, ...] | None:
+        return self._lacks if self._lacks is not None else self._sandbox.lacks
+
     async def probe(self) -> Report:
-        return await self._sandbox.probe()
+        report = await self._sandbox.probe()
+        self._lacks = report.lacks
+        return report
 
     async def open(self) -> None:
         async with self._opening:

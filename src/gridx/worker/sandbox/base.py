@@ -6,13 +6,14 @@ worker knows only this module.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from gridx.domain.attempt import Reason, Usage
+from gridx.domain.sandbox import Enforcement as Enforcement
 
 
 class Stream(StrEnum):
@@ -99,19 +100,9 @@ class Outcome:
     files: tuple[OutputFile, ...] = ()
 
 
-class Enforcement(StrEnum):
-    """A promise that a backend keeps on this host, or does not."""
-
-    MEMORY = "memory"
-    PROCESSES = "processes"
-    CPU = "cpu"
-    IO = "io"
-    DISK = "disk"
-    OUTPUT = "output"
-    WALL_TIME = "wall_time"
-    NETWORK = "network"
-    FILES = "files"
-    SYSCALLS = "syscalls"
+def lacking(enforces: Collection[Enforcement]) -> tuple[Enforcement, ...]:
+    """All that is not enforced, in the order of `Enforcement`."""
+    return tuple(each for each in Enforcement if each not in enforces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +122,7 @@ class Report:
     @property
     def lacks(self) -> tuple[Enforcement, ...]:
         """What it cannot enforce here, in the order of `Enforcement`."""
-        return tuple(each for each in Enforcement if each not in self.enforces)
+        return lacking(self.enforces)
 
 
 class Sandbox(Protocol):
@@ -140,6 +131,11 @@ class Sandbox(Protocol):
     @property
     def name(self) -> str:
         """The backend's published name."""
+        ...
+
+    @property
+    def lacks(self) -> tuple[Enforcement, ...] | None:
+        """What it cannot enforce here, as far as opening it has shown; None until a probe tells."""
         ...
 
     async def probe(self) -> Report:

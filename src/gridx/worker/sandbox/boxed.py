@@ -19,7 +19,16 @@ from gridx.domain.attempt import Reason
 from gridx.domain.errors import Unavailable
 from gridx.telemetry import get_logger
 from gridx.worker.sandbox import rootfs
-from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Program, Report, Stream
+from gridx.worker.sandbox.base import (
+    Emit,
+    Enforcement,
+    Limits,
+    Outcome,
+    Program,
+    Report,
+    Stream,
+    lacking,
+)
 from gridx.worker.sandbox.box import find_bwrap, start_box
 from gridx.worker.sandbox.cell import Cell
 from gridx.worker.sandbox.cgroups import v1, v2
@@ -47,12 +56,13 @@ _log = get_logger(__name__)
 class Kind:
     """Which sandbox it is that lives in the box.
 
-    `runsc` is the program that gives each job a kernel of its own, empty where it is the machine's;
+    `always` is what it enforces without control groups; `runsc` is the program that gives each job a kernel of its own, empty where it is the machine's;
     `template` has jobs run in an interpreter that waits, instead of a new one, where Node takes no
     more than fits into `waiting_memory_mb`; `allowance` says what a job's control group may take.
     """
 
     name: str
+    always: frozenset[Enforcement]
     allowance: Callable[[Limits], Allowance]
     runsc: str = ""
     template: bool = False
@@ -88,6 +98,15 @@ class Boxed:
     @property
     def name(self) -> str:
         return self._kind.name
+
+    @property
+    def lacks(self) -> tuple[Enforcement, ...]:
+        return lacking(self.enforces)
+
+    @property
+    def enforces(self) -> frozenset[Enforcement]:
+        """What this host holds, once it is open."""
+        return self._kind.always | self.counts
 
     @property
     def counts(self) -> frozenset[Enforcement]:
@@ -226,17 +245,15 @@ class Boxed:
         )
 
 
-async def probe(
-    trial: Boxed, always: frozenset[Enforcement], missing: tuple[str, ...] = ()
-) -> Report:
+async def probe(trial: Boxed, missing: tuple[str, ...] = ()) -> Report:
     """Open `trial`, run one program in it, close it, and say what this host enforces.
 
-    `always` is what it enforces without control groups, `missing` has commands that would help.
+    `missing` has commands that would help.
     """
-    enforces = always
+    enforces = trial.enforces
     try:
         await trial.open()
-        enforces |= trial.counts
+        enforces = trial.enforces
         why_not = await trial.try_out()
     except Unavailable as failure:
         why_not = failure.message

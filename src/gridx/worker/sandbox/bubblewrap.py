@@ -45,12 +45,14 @@ class Bubblewrap(boxed.Boxed):
         waiting_memory_mb: int = _WAITING_MEMORY_MB,
         template: bool = True,
     ) -> None:
-        kind = boxed.Kind(NAME, _allowance, template=template, waiting_memory_mb=waiting_memory_mb)
+        kind = boxed.Kind(
+            NAME, _ALWAYS, _allowance, template=template, waiting_memory_mb=waiting_memory_mb
+        )
         super().__init__(kind, clock, waiting_max)
 
     async def probe(self) -> Report:
         """Try out a box of its own and say what this host enforces."""
-        return await boxed.probe(Bubblewrap(self._clock, waiting_max=0), _ALWAYS)
+        return await boxed.probe(Bubblewrap(self._clock, waiting_max=0))
 
     async def open(self) -> None:
         machine = os.uname().machine

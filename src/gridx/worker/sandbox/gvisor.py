@@ -37,12 +37,14 @@ class Gvisor(boxed.Boxed):
 
     def __init__(self, clock: Clock | None = None, *, waiting_max: int | None = None) -> None:
         self._runsc = _find_runsc()
-        super().__init__(boxed.Kind(NAME, _allowance, runsc=self._runsc), clock, waiting_max)
+        super().__init__(
+            boxed.Kind(NAME, _ALWAYS, _allowance, runsc=self._runsc), clock, waiting_max
+        )
 
     async def probe(self) -> Report:
         """Try out a box of its own and say what this host enforces."""
         missing = () if self._runsc else ("sudo apt-get install runsc",)
-        return await boxed.probe(Gvisor(self._clock, waiting_max=0), _ALWAYS, missing)
+        return await boxed.probe(Gvisor(self._clock, waiting_max=0), missing)
 
     async def open(self) -> None:
         if not self._runsc:

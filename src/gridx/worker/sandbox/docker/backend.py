@@ -80,6 +80,10 @@ class Docker:
     def name(self) -> str:
         return NAME
 
+    @property
+    def lacks(self) -> None:
+        """Which only a container tells."""
+
     async def probe(self) -> Report:
         """Run one program in a container of its own, and say what this engine enforces here."""
         trial = Docker(

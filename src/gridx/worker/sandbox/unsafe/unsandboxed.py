@@ -22,7 +22,7 @@ from gridx.clock import Clock
 from gridx.domain.attempt import Reason
 from gridx.domain.sandbox import Backend
 from gridx.telemetry import get_logger
-from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Program, Report
+from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Program, Report, lacking
 from gridx.worker.sandbox.ending import Seen, outcome
 from gridx.worker.sandbox.languages import Interpreter, find_interpreters
 from gridx.worker.sandbox.outputs import Outputs, Pipes
@@ -33,6 +33,8 @@ _KILL_TAKES_S = 10.0
 _MB = 1 << 20
 _FOLDER = "gridx-unsandboxed-"
 _log = get_logger(__name__)
+
+_ENFORCES = frozenset({Enforcement.WALL_TIME, Enforcement.OUTPUT})
 
 
 class Unsandboxed:
@@ -46,9 +48,12 @@ class Unsandboxed:
     def name(self) -> str:
         return Backend.NONE.value
 
+    @property
+    def lacks(self) -> tuple[Enforcement, ...]:
+        return lacking(_ENFORCES)
+
     async def probe(self) -> Report:
-        enforces = frozenset({Enforcement.WALL_TIME, Enforcement.OUTPUT})
-        return Report(self.name, works=True, enforces=enforces)
+        return Report(self.name, works=True, enforces=_ENFORCES)
 
     async def open(self) -> None:
         await asyncio.to_thread(_sweep)
