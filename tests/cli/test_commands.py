@@ -109,7 +109,7 @@ def test_the_ledger_is_proven_from_inside_and_outside(grid: Grid, admin: Person)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(b"no database at all " * 99, "damaged"), (b"", "not at this version")]
+    ("content", "told"), [(b"no database at all " * 99, "damaged"), (b"", "is empty or torn")]
 )
 def test_what_is_no_ledger_is_refused(
     admin: Person, tmp_path: Path, content: bytes, told: str

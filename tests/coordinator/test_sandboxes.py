@@ -8,7 +8,7 @@ from gridx.domain.job import JobSpec, JobStatus
 from gridx.domain.sandbox import Backend
 from gridx.domain.user import Principal
 from gridx.domain.worker import Capabilities
-from tests.coordinator.driving import GRANT, SLOT, Driver, Hand, finished
+from tests.coordinator.driving import BACKOFF_S, GRANT, SLOT, Driver, Hand, finished
 
 
 def offer(*sandboxes: str) -> Capabilities:
@@ -126,6 +126,7 @@ async def test_it_is_tried_again_elsewhere(
     first = (await hand.attempt()).key
     await hand.report(StartedReport(first, "none"))
     await hand.told("take_back", first)
+    driver.clock.advance(BACKOFF_S)
     second = await hand.attempt()
     await hand.run(second)
     whole = await driver.final(alice, submitted.job_id)

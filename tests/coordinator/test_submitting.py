@@ -316,7 +316,7 @@ async def test_a_key_survives_a_restart_and_is_forgotten_after_a_day(
     (again,) = await submit(driver, alice, key())
     assert again.job_id == first.job_id
     driver.clock.advance(86_400 + 61)
-    await driver.grid._reaper.tick()
+    await driver.grid._retention.sweep()
     (later,) = await submit(driver, alice, key(body="other"))
     assert later.job_id != first.job_id
 

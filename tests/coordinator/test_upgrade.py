@@ -12,7 +12,7 @@ from gridx.domain.job import JobStatus
 from gridx.domain.policy import Policy
 from gridx.storage.dialect import make_engine
 from gridx.storage.schema import HEAD, version_of
-from tests.coordinator.driving import Driver
+from tests.coordinator.driving import BACKOFF_S, Driver
 from tests.support import first_rows
 from tests.support.first_rows import AT, COST, DONE, FAILED, GRANT, HOLD, RUNNING, SECRET, WAITING
 
@@ -51,6 +51,7 @@ async def test_an_old_grid_goes_on(driver: Driver) -> None:
     await hand.heartbeat()
     driver.clock.advance(2)
     await driver.grid._reaper.tick()
+    driver.clock.advance(BACKOFF_S)
     again = await hand.attempt()
     assert (again.key.job_id, again.key.attempt) == (RUNNING, 2)
     await hand.run(again, wall_s=2)

@@ -30,7 +30,7 @@ def test_on_sqlite(open_house: OpenHouse) -> None:
         house.worker("olive")
         house.worker("olive", url=f"http://127.0.0.1:{line.port}")
         strikes = storm.shuffled(
-            (storm.kill_coordinator, 9), (storm.kill_a_worker, 11), (line.disturb, 8)
+            (storm.kill_coordinator, 9), (storm.kill_a_worker, 11), (line.disturb, 4)
         )
         storm.through(work, strikes)
         assert differences(storm.alice, work) == []
@@ -51,7 +51,7 @@ def test_on_postgresql(postgres_house: tuple[House, PostgresServer]) -> None:
         house.worker("olive", url=f"http://127.0.0.1:{line.port}")
         strikes = storm.shuffled(
             (storm.kill_coordinator, 7), (storm.kill_a_worker, 9), (kill_postgres, 4),
-            (line.disturb, 8),
+            (line.disturb, 4),
         )  # fmt: skip
         storm.through(work, strikes)
         assert differences(storm.alice, work) == []

@@ -276,13 +276,13 @@ class Faults:
         self._background(self._order(what, worker.worker_id))
         after_s = self._draws.uniform(5.0, 40.0)
         if (undo := UNDO.get(what)) is not None:
-            again = self._order(undo, worker.worker_id)
-            self._background(self._delayed(after_s, again))
+            worker_id = worker.worker_id
+            self._background(self._delayed(after_s, lambda: self._order(undo, worker_id)))
         self._after(after_s + 1.0, lambda: _start(worker))
 
-    async def _delayed(self, seconds: float, work: Coroutine[Any, Any, bool]) -> None:
+    async def _delayed(self, seconds: float, work: Callable[[], Awaitable[bool]]) -> None:
         await self._world.clock.sleep(seconds)
-        await work
+        await work()
 
     async def _order(self, what: str, worker_id: str) -> bool:
         """Tell a worker something, as the administrator; whether that is known to have worked."""

@@ -38,7 +38,7 @@ MUTATIONS = (
     Mutation(
         "a late result counts although a newer attempt was assigned",
         "coordinator/attempts.py",
-        "        and job.waiting\n"
+        "        and job.unassigned\n"
         "        and not job.cancel_requested\n"
         "        and job.attempt == attempt.number\n",
         "        and not job.cancel_requested\n",
@@ -46,7 +46,7 @@ MUTATIONS = (
     Mutation(
         "a late result counts although its job is final",
         "coordinator/attempts.py",
-        "        and job.waiting\n",
+        "        and job.unassigned\n",
         "",
     ),
     Mutation(
@@ -100,7 +100,7 @@ MUTATIONS = (
     Mutation(
         "a cancelled job keeps the lease it was assigned under",
         "coordinator/jobs.py",
-        "changes.end(state, attempt, TAKEN_BACK, counted=False)",
+        "changes.take_back(state, attempt)",
         "attempt = None",
     ),
     Mutation(

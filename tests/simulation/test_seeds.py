@@ -12,7 +12,7 @@ from tests.support.postgres import PostgresServer
 
 SEEDS = 200
 PORTION = 10
-JOBS = 150
+JOBS = 100
 """More of them are for the command line: here two hundred worlds have to fit."""
 
 
@@ -30,6 +30,11 @@ def must_hold(result: Result) -> None:
 def test_everything_holds_whatever_dies(first: int) -> None:
     for seed in range(first, first + PORTION):
         must_hold(simulate(seed, JOBS))
+
+
+@pytest.mark.timeout(600)
+def test_everything_holds_for_thousands_of_jobs() -> None:
+    must_hold(simulate(1_000, 2_000))
 
 
 @pytest.mark.timeout(600)

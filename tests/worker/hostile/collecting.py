@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from hashlib import sha256
 
-from tests.worker.hostile.programs import PRELUDE, REFUSED, Hostile, Kept
+from tests.worker.hostile.programs import PRELUDE, REFUSED, Expected, Hostile, Kept
 
 _MINE = {"out/mine": b"mine\n"}
 _LINK = Kept(detail="Not kept of its outputs: links (1).")
@@ -19,10 +19,17 @@ def leaves(
     *,
     keeps: Mapping[str, bytes] = _MINE,
     says: bytes | None = b"",
+    in_guest: bool = False,
 ) -> Hostile:
-    """A Python program that leaves something in `out` beside a file of its own, which is kept."""
+    """A Python program that leaves something in `out` beside a file of its own, which is kept.
+
+    What is `in_guest` is only in the job's own kernel, where it has one: nothing is there to see.
+    """
     kept = Kept(keeps, f"Not kept of its outputs: {left_out}." if left_out else "")
-    return Hostile(name, _IN_OUT + code, says=says, outputs=("out/**",), keeps=(kept,))
+    elsewhere = {"gvisor": Expected(says=says, keeps=(Kept(keeps),))} if in_guest else {}
+    return Hostile(
+        name, _IN_OUT + code, says=says, elsewhere=elsewhere, outputs=("out/**",), keeps=(kept,)
+    )
 
 
 def tries_to_leave(name: str, attempt: str) -> Hostile:
@@ -76,11 +83,12 @@ PROGRAMS = [
         ("/etc/passwd", "../etc/passwd", "../tmp/x", "**/../../etc/*", "/tmp/x"),
         Kept(),
     ),
-    leaves("leaves a FIFO", "os.mkfifo('x')", "devices, FIFOs and sockets (1)"),
+    leaves("leaves a FIFO", "os.mkfifo('x')", "devices, FIFOs and sockets (1)", in_guest=True),
     leaves(
         "leaves a socket",
         "import socket; socket.socket(socket.AF_UNIX).bind('x')",
         "devices, FIFOs and sockets (1)",
+        in_guest=True,
     ),
     tries_to_leave("leaves a disk", "os.mknod('x', 0o60666, os.makedev(254, 0))"),
     tries_to_leave("leaves the machine's memory", "os.mknod('x', 0o20666, os.makedev(1, 1))"),

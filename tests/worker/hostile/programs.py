@@ -58,6 +58,7 @@ class Expected:
 
     ends: tuple[tuple[int | None, Reason | None], ...] = ((0, None),)
     says: bytes | None = REFUSED
+    keeps: "tuple[Kept, ...] | None" = None
 
 
 GUEST_ONLY = {"gvisor": Expected(says=None)}
@@ -101,7 +102,8 @@ class Hostile:
         expected = self.elsewhere.get(backend)
         if expected is None:
             return self
-        return replace(self, ends=expected.ends, says=expected.says)
+        keeps = self.keeps if expected.keeps is None else expected.keeps
+        return replace(self, ends=expected.ends, says=expected.says, keeps=keeps)
 
 
 def tries(name: str, attempt: str, elsewhere: Mapping[str, Expected] | None = None) -> Hostile:

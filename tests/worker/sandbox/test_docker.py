@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 import textwrap
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,13 +16,20 @@ from gridx.domain.errors import Unavailable
 from gridx.worker.sandbox.base import Enforcement, Limits, Program
 from gridx.worker.sandbox.docker.backend import Docker
 from gridx.worker.sandbox.docker.images import Pull
-from tests.support.docker import IMAGE, DockerEngine
+from tests.support.docker import IMAGE, DockerEngine, docker_engine
 from tests.support.processes import running
 from tests.worker.sandbox.runs import Watcher, bash, run
 
 pytestmark = [pytest.mark.xdist_group("docker")]
 
 WAITS = Program("bash", "echo ready; sleep 999")
+
+
+@pytest.fixture(scope="module")
+def docker() -> Generator[DockerEngine]:
+    """An engine of this module's own, whose containers it may count."""
+    with docker_engine() as engine:
+        yield engine
 
 
 @asynccontextmanager

@@ -1,0 +1,125 @@
+"""A thousand workers whose coordinator is killed: they come back one after another, with their leases."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from gridx.clock import SystemClock
+from gridx.domain.errors import Unavailable
+from gridx.protocol.frames import (
+    Assign,
+    Codec,
+    FromCoordinator,
+    Hello,
+    LeaseRef,
+    Started,
+    Welcome,
+    WireCapabilities,
+    WireResources,
+)
+from gridx.worker.connection import Address, Dialer, trust
+from tests.e2e.conftest import OpenHouse
+from tests.e2e.house import House
+
+WORKERS = 1_000
+WITHIN_S = 60
+ROOM = WireResources(cpus=1.0, memory_mb=256, gpus=0, disk_mb=256)
+OFFER = WireCapabilities(ROOM, ["python"], ["bubblewrap"])
+
+
+@dataclass
+class Crowd:
+    """All workers together: how many are welcome now, what they got, and when they came."""
+
+    welcome: int = 0
+    holding: int = 0
+    kept: int = 0
+    seconds: Counter[int] = field(default_factory=Counter[int])
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def came(self, kept: int) -> None:
+        self.welcome += 1
+        self.kept += kept
+        self.seconds[int(asyncio.get_running_loop().time())] += 1
+
+    async def until(self, what: str, count: int) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while getattr(self, what) < count:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+class Member:
+    """One worker: connected again and again, with the one attempt it got."""
+
+    def __init__(self, dialer: Dialer, name: str, crowd: Crowd) -> None:
+        self._dialer = dialer
+        self._name = name
+        self._crowd = crowd
+        self._codec = Codec("gridx.v1")
+        self._worker_id: str | None = None
+        self._running: list[LeaseRef] = []
+
+    async def live(self) -> None:
+        while True:
+            _, socket = await self._dialer.dial()
+            try:
+                hello = Hello(self._name, "2", OFFER, self._worker_id, self._running)
+                await socket.send(self._codec.encode(hello))
+                while True:
+                    await self._hear(socket, self._codec.from_coordinator(await socket.recv()))
+            except ConnectionClosed as closed:
+                self._crowd.welcome -= 1
+                self._dialer.lost(Unavailable(str(closed)))
+            finally:
+                socket.transport.abort()
+
+    async def _hear(self, socket: ClientConnection, frame: FromCoordinator) -> None:
+        if isinstance(frame, Welcome):
+            self._dialer.token = frame.worker_token or self._dialer.token
+            self._dialer.accepted()
+            self._worker_id = frame.worker_id
+            self._crowd.came(len(frame.keep))
+        elif isinstance(frame, Assign):
+            for a in frame.attempts:
+                self._running.append(LeaseRef(a.job_id, a.attempt, a.lease))
+                await socket.send(self._codec.encode(Started(a.job_id, a.attempt, a.lease)))
+                self._crowd.holding += 1
+        self._crowd.changed.set()
+
+
+async def test_a_thousand_workers_come_back(open_house: OpenHouse) -> None:
+    house = open_house(GRIDX_LEASES__LEASE_S="120", GRIDX_LEASES__HEARTBEAT_S="60")
+    alice, olive = house.person("alice"), house.person("olive")
+    house.admin.tell("/credits/grant", {"to": "alice", "amount": "10000"}, 201)
+    crowd = Crowd()
+    addresses, tls = [Address.parse(house.url)], trust(None)
+    members = [
+        Member(Dialer(addresses, olive.token, tls, SystemClock()), f"w{number}", crowd)
+        for number in range(WORKERS)
+    ]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each.live()) for each in members]
+        await crowd.until("welcome", WORKERS)
+        jobs = {"jobs": [{"code": "pass", "limits": {"timeout_s": 600}}] * WORKERS}
+        await asyncio.to_thread(alice.tell, "/jobs/batch", jobs, 201)
+        await crowd.until("holding", WORKERS)
+        crowd.seconds.clear()
+        await asyncio.to_thread(restart, house)
+        await crowd.until("kept", WORKERS)
+        status = await asyncio.to_thread(alice.ask, "/status")
+        for task in tasks:
+            task.cancel()
+    assert crowd.holding == WORKERS, "none is run again"
+    assert (status["running"], status["queue_size"]) == (WORKERS, 0)
+    assert max(crowd.seconds.values()) < WORKERS * 0.6, "they do not all come at once"
+
+
+def restart(house: House) -> None:
+    assert house.process is not None
+    house.process.kill()
+    house.process.close()
+    house.start()
