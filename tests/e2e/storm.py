@@ -77,6 +77,7 @@ class Storm:
         self.house = house
         self.alice = alice
         self.accepted = 0
+        self.line: Line | None = None
         self._random = Random(seed)
         self._lock = threading.Lock()
 
@@ -93,6 +94,8 @@ class Storm:
                 strike()
             for client in clients:
                 client.result()
+        if self.line is not None:
+            self.line.mend()
         until(lambda: self._progress() == way, "all is final", FINAL_WITHIN_S)
 
     def shuffled(self, *kinds: tuple[Callable[[], None], int]) -> list[Callable[[], None]]:
@@ -108,7 +111,9 @@ class Storm:
         self.house.start()
 
     def kill_a_worker(self) -> None:
-        """Kill one at random, and start it again on what it left."""
+        """Kill one at random, and start it again on what it left, which needs a line that works."""
+        if self.line is not None:
+            self.line.mend()
         number = self._random.randrange(len(self.house.workers))
         struck = self.house.workers.pop(number)
         struck.process.close()
@@ -189,22 +194,25 @@ class Line:
         self._proxy = proxy
         self._loop = loop
         self._random = Random(seed)
-        self._broken = False
 
     @property
     def port(self) -> int:
         return self._proxy.port
 
     def disturb(self) -> None:
-        """Cut it, freeze one of its ways, or slow it down; the next time, mend it."""
+        """Cut it, freeze one of its ways, or slow it down, until it is mended."""
+        self.mend()
         asyncio.run_coroutine_threadsafe(self._disturb(), self._loop).result(30)
 
+    def mend(self) -> None:
+        """Let everything through again, at once."""
+        asyncio.run_coroutine_threadsafe(self._mend(), self._loop).result(30)
+
+    async def _mend(self) -> None:
+        self._proxy.delay_s = 0.0
+        self._proxy.resume()
+
     async def _disturb(self) -> None:
-        self._broken = not self._broken
-        if not self._broken:
-            self._proxy.delay_s = 0.0
-            self._proxy.resume()
-            return
         match self._random.randrange(4):
             case 0:
                 await self._proxy.cut()

@@ -77,7 +77,7 @@ def test_the_prompt_over_a_pipe(house: House, alice: Person, tmp_path: Path) -> 
     state = tmp_path / "state"
     worker = prompt(house, alice, state)
     try:
-        worker.wait_for(f"^{alice.user_id}> $")
+        worker.wait_for(f"^{alice.user_id}> ")
         assert len(alice.items("/workers?limit=500")) >= 1
         second = prompt(house, alice, state)
         assert second.wait() == 1

@@ -27,10 +27,11 @@ def test_on_sqlite(open_house: OpenHouse) -> None:
     storm = people(house)
     work = load(JOBS)
     with line_to(house.port, SEED) as line:
+        storm.line = line
         house.worker("olive")
         house.worker("olive", url=f"http://127.0.0.1:{line.port}")
         strikes = storm.shuffled(
-            (storm.kill_coordinator, 9), (storm.kill_a_worker, 11), (line.disturb, 4)
+            (storm.kill_coordinator, 9), (storm.kill_a_worker, 11), (line.disturb, 6)
         )
         storm.through(work, strikes)
         assert differences(storm.alice, work) == []
@@ -47,11 +48,12 @@ def test_on_postgresql(postgres_house: tuple[House, PostgresServer]) -> None:
         server.start_again()
 
     with line_to(house.port, SEED) as line:
+        storm.line = line
         house.worker("olive")
         house.worker("olive", url=f"http://127.0.0.1:{line.port}")
         strikes = storm.shuffled(
             (storm.kill_coordinator, 7), (storm.kill_a_worker, 9), (kill_postgres, 4),
-            (line.disturb, 4),
+            (line.disturb, 6),
         )  # fmt: skip
         storm.through(work, strikes)
         assert differences(storm.alice, work) == []

@@ -66,6 +66,7 @@ class PostgresServer:
         """After its process was ended: the same server on the same data and port."""
         user, group = ("nobody", "nogroup") if os.geteuid() == 0 else (None, None)
         words = self.process.command
+        self.process.close()
         self.process = Process(*words, cwd=Path("/"), user=user, group=group)
         self.process.wait_for("ready to accept connections")
 

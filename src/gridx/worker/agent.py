@@ -44,6 +44,8 @@ from gridx.worker.spool import Spool
 
 WELCOME_WITHIN_S = 8.0
 """A worker that was not accepted by then ends, so that it has ended after ten seconds."""
+PATIENCE_S = 4.0
+"""So long it waits at least, where a busy machine took its time to make the sandboxes ready."""
 ACKNOWLEDGED_WITHIN_S = 2.0
 """So long a leaving worker waits for results to be acknowledged; they stay in the spool anyway."""
 STOPPED_WITHIN_S = 5.5
@@ -107,6 +109,8 @@ class Agent:
             with self._signals():
                 identity = known_identity(state, self._options)
                 async with open_backends(self._clock, self._options.sandbox) as sandboxes:
+                    opened_at = asyncio.get_running_loop().time()
+                    self._give_up_at = max(self._give_up_at, opened_at + PATIENCE_S)
                     token = await self._token(addresses, tls, identity)
                     if token is not None:
                         dialer = Dialer(addresses, token, tls, self._clock)
