@@ -146,7 +146,8 @@ class Cell:
             message, descriptors, _, _ = socket.recv_fds(
                 self._line, wire.MESSAGE_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC
             )
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionResetError):
+            # Reset is said, once, before its last words if it ended without having read all of ours.
             return
         except OSError:
             message, descriptors = b"", []
