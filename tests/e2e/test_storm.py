@@ -6,6 +6,8 @@ besides, in every way that the proxy knows. `STORM_SEED` in the environment brin
 
 import os
 
+import pytest
+
 from tests.e2e.conftest import OpenHouse
 from tests.e2e.house import House
 from tests.e2e.storm import Storm, differences, line_to, load
@@ -22,6 +24,7 @@ def people(house: House) -> Storm:
     return Storm(house, alice, SEED)
 
 
+@pytest.mark.timeout(600)
 def test_on_sqlite(open_house: OpenHouse) -> None:
     house = open_house()
     storm = people(house)
@@ -38,6 +41,7 @@ def test_on_sqlite(open_house: OpenHouse) -> None:
         house.verify()
 
 
+@pytest.mark.timeout(600)
 def test_on_postgresql(postgres_house: tuple[House, PostgresServer]) -> None:
     house, server = postgres_house
     storm = people(house)

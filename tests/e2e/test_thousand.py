@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
+import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
@@ -99,6 +100,7 @@ class Member:
         await socket.send(self._codec.encode(Started(job_id, attempt, lease)))
 
 
+@pytest.mark.timeout(300)
 async def test_a_thousand_workers_come_back(open_house: OpenHouse) -> None:
     house = open_house(GRIDX_LEASES__LEASE_S="120", GRIDX_LEASES__HEARTBEAT_S="60")
     alice, olive = house.person("alice"), house.person("olive")
