@@ -228,7 +228,7 @@ async def test_a_run_that_is_abandoned_ends_its_job(docker: DockerEngine) -> Non
         await until_there_are(docker, 0)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def another_image(docker: DockerEngine) -> str:
     """The same files with an environment of its own, and another time with a volume."""
     root = docker.folder / "root.tar"
