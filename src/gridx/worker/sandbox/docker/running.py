@@ -25,6 +25,8 @@ _LOOK_S = 0.01
 _LAST_OUTPUT_S = 10.0
 _LATE_END_S = 2.0
 _KILLED = 137
+_BY_ENGINES = {_KILLED, 143}
+"""As programs end that get the signals of an engine that stops."""
 _STDIN_FILE = "/tmp/.stdin"
 _STREAMS = {1: Stream.STDOUT, 2: Stream.STDERR}
 
@@ -101,6 +103,12 @@ class Running:
         if not started.ended.done() and self._container.died.done():
             # The keeper is gone, and the program with it: that was the job's doing, or ours.
             await asyncio.wait({started.ended, lost}, timeout=_LATE_END_S)
+        elif started.ended.done() and not self._stopped.done():
+            if started.ended.result() in _BY_ENGINES:
+                # An engine that stops tells the end of a program before that of its container.
+                await asyncio.wait({self._container.died, lost}, timeout=_LATE_END_S)
+                if lost.done():
+                    return lost.result(), 0
         if self._container.abandoned:
             return "it was closed", 0
         if self._container.was_ended_by_others:
