@@ -22,7 +22,7 @@ from gridx.protocol.frames import (
     WireCapabilities,
 )
 from gridx.worker.agent import _leave
-from gridx.worker.connection import backoff_s
+from gridx.worker.connection import backoff_bound_s
 from gridx.worker.engine import Engine
 from gridx.worker.events import Accepted, LeaseKey, LeaveAsked, OwnerPaused, Result
 from gridx.worker.session import Profile, Session
@@ -207,7 +207,8 @@ class Worker:
     async def _stay_connected(self, engine: Engine) -> None:
         tries = 0
         while not engine.ended.done():
-            await self.clock.sleep(backoff_s(tries, self._draws.random()) if tries else 0.0)
+            wait_s = backoff_bound_s(tries) * self._draws.random() if tries else 0.0
+            await self.clock.sleep(wait_s)
             tries = min(tries + 1, 6)
             coordinator = self._draws.choice(self._coordinators)
             if self._loop.time() < self.isolated_until_s:

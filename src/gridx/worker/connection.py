@@ -38,11 +38,12 @@ from gridx.telemetry import get_logger
 ANSWER_S = 4.0
 PING_S = 10.0
 TRY_AGAIN_S = 0.5
-BACKOFF_FIRST_S = 0.5
+BACKOFF_FIRST_S = 2.0
 BACKOFF_MAX_S = 5.0
 """Well below a lease: a coordinator that comes back in time finds its workers before it gives up on
 their attempts. A thousand workers make two hundred tries a second of it.
 """
+BACKOFF_UNWELCOMED_S = 1.0  # somebody waits at the terminal, and it gives up after 10 s
 _log = get_logger(__name__)
 
 
@@ -258,17 +259,21 @@ class Dialer:
         rounds, place = divmod(self._tries, len(self._addresses))
         if place or not rounds:
             return
-        delay = backoff_s(rounds, share_of(self._clock.new_id()))
-        if not self.welcomed:
-            delay = min(delay, 1.0)
+        bound = backoff_bound_s(rounds) if self.welcomed else BACKOFF_UNWELCOMED_S
+        delay = bound * share_of(self._clock.new_id())
         if isinstance(self.trouble, RateLimited):
             delay = max(delay, min(self.trouble.retry_after_s, BACKOFF_MAX_S))
         await self._clock.sleep(delay)
 
 
-def backoff_s(rounds: int, share: float) -> float:
-    """The wait before round `rounds` (from 1): a `share` of 0 to 1 of a bound that doubles."""
-    return share * min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(rounds, 20))
+def backoff_bound_s(rounds: int) -> float:
+    """The longest wait before round `rounds` (from 1); it doubles.
+
+    The wait is evenly from nothing to it ("full jitter" of M. Brooker, Exponential Backoff and
+    Jitter, AWS 2015), so that a thousand workers whose coordinator is back at once come over
+    seconds.
+    """
+    return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(rounds - 1, 20))
 
 
 def _parsed(content: bytes) -> dict[str, Any] | None:
