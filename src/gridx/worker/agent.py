@@ -12,7 +12,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -36,9 +36,9 @@ from gridx.worker.console import Console, Lines, Shell
 from gridx.worker.engine import Engine
 from gridx.worker.events import Accepted, LeaveAsked, OwnerPaused
 from gridx.worker.identity import Identity, StateDir, default_state_dir
-from gridx.worker.options import WorkerOptions, known_identity
+from gridx.worker.options import Prepared, WorkerOptions, known_identity
 from gridx.worker.probe import offered
-from gridx.worker.sandbox.backends import Offered, open_backends
+from gridx.worker.sandbox.backends import Offered
 from gridx.worker.session import Profile, Session
 from gridx.worker.spool import Spool
 
@@ -61,31 +61,42 @@ async def run_worker(
     shell: Shell | None = None,
     *,
     accepted: Callable[[str], None] | None = None,
+    prepared: Prepared | None = None,
 ) -> int:
     """Run a worker to its end and give its exit code: 0, or 1 with one line on standard error.
 
     `accepted` is called with the worker's id when the coordinator has first welcomed it. Cancelling
     this ends the worker in order, as SIGTERM does.
     """
-    worker = Agent(options, shell, accepted or _ignore)
+    worker = Agent(options, shell, accepted or _ignore, prepared or Prepared())
     try:
         await worker.run()
     except GridError as refusal:
-        print(f"gridx worker: {refusal.message}", file=sys.stderr, flush=True)  # noqa: T201
-        return 1
+        return refused(refusal)
     return 0
+
+
+def refused(refusal: GridError) -> int:
+    """Tell the person why there is no worker (any more); the exit code."""
+    print(f"gridx worker: {refusal.message}", file=sys.stderr, flush=True)  # noqa: T201
+    return 1
 
 
 class Agent:
     """One worker from start to end."""
 
     def __init__(
-        self, options: WorkerOptions, shell: Shell | None, accepted: Callable[[str], None]
+        self,
+        options: WorkerOptions,
+        shell: Shell | None,
+        accepted: Callable[[str], None],
+        prepared: Prepared,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._options = options
         self._shell = shell
         self._report_accepted = accepted
+        self._prepared = prepared
         self._clock: Clock = SystemClock()
         self._tasks = Tasks()
         self._give_up_at = loop.time() + WELCOME_WITHIN_S
@@ -104,11 +115,12 @@ class Agent:
         if not self._options.insecure:
             refuse_plain(addresses)
         tls = trust(self._options.ca)
-        state = StateDir(self._options.state_dir or default_state_dir(os.environ))
+        prepared = self._prepared
+        state = prepared.state or StateDir(self._options.state_dir or default_state_dir(os.environ))
         try:
             with self._signals():
                 identity = known_identity(state, self._options)
-                async with open_backends(self._clock, self._options.sandbox) as sandboxes:
+                async with prepared.opens(self._clock, self._options.sandbox) as sandboxes:
                     opened_at = asyncio.get_running_loop().time()
                     self._give_up_at = max(self._give_up_at, opened_at + PATIENCE_S)
                     token = await self._token(addresses, tls, identity)
@@ -162,7 +174,7 @@ class Agent:
         profile = Profile(
             self._options.name or socket.gethostname() or "worker",
             __version__,
-            capabilities(self._options, sandboxes),
+            capabilities(self._options, sandboxes, self._prepared.languages),
             identity.worker_id if identity else None,
         )
         engine = Engine(
@@ -320,13 +332,15 @@ class Controls:
         return self._engine.session.status(at.base if at is not None else None)
 
 
-def capabilities(options: WorkerOptions, sandboxes: Offered) -> WireCapabilities:
+def capabilities(
+    options: WorkerOptions, sandboxes: Offered, languages: Sequence[str] | None = None
+) -> WireCapabilities:
     """What the worker offers: so many CPUs, and of memory and disk the share that goes with them."""
     offer = offered(slots=options.slots)
     room = offer.resources
     return WireCapabilities(
         WireResources(room.cpus, room.memory_mb, room.gpus, room.disk_mb),
-        list(offer.languages),
+        list(offer.languages if languages is None else languages),
         [each.value for each in sandboxes],
         list(offer.gpus),
         dict(options.labels),

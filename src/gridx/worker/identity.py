@@ -7,6 +7,7 @@ The identity holds the worker's own token, the only secret a worker keeps. It is
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,10 @@ import msgspec
 from msgspec import Struct
 
 from gridx.domain.errors import Conflict, InvalidInput
+
+_LOCK, _IDENTITY, _SPOOL = "lock", "identity.json", "spool"
+_OURS = {_LOCK, _IDENTITY, "identity.new", _SPOOL}
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Identity(Struct, frozen=True):
@@ -41,9 +46,11 @@ class StateDir:
         name `--state-dir`.
         """
         self.path = path
+        self._base = path
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(path / _LOCK, flags, 0o600)
         except OSError as error:
             raise InvalidInput(
                 f"The state folder {path} cannot be used ({error.strerror}): "
@@ -60,7 +67,32 @@ class StateDir:
 
     @property
     def spool(self) -> Path:
-        return self.path / "spool"
+        return self._base / _SPOOL
+
+    def hand_over(self, user: int) -> None:
+        """Make it `user`'s, with all that is in it, and the current folder of this process.
+
+        For root, which is about to become `user`: who may not enter the folders above may then still
+        use this one. Who had it before is not trusted: what is not a worker's stays as it is, and so
+        do links. Raises `InvalidInput` when there is such a thing.
+        """
+        folder = os.open(self.path, _FOLDER)
+        try:
+            if foreign := {each.name for each in self.path.iterdir()} - _OURS:
+                raise InvalidInput(
+                    f"The state folder {self.path} holds what is no worker's ({min(foreign)}): "
+                    "give another one with --state-dir."
+                )
+            _give(folder, user)
+            os.fchdir(folder)
+        except OSError as error:
+            raise InvalidInput(
+                f"The state folder {self.path} cannot be given to user {user} ({error.strerror}): "
+                "give another one with --state-dir."
+            ) from None
+        finally:
+            os.close(folder)
+        self._base = Path()
 
     def load(self) -> Identity | None:
         """The worker's identity, None before it enrolled; `InvalidInput` when it is unreadable."""
@@ -70,7 +102,7 @@ class StateDir:
             return None
         except (OSError, msgspec.MsgspecError) as error:
             raise InvalidInput(
-                f"{self._identity} is not a worker's identity ({error}): "
+                f"{self.path / _IDENTITY} is not a worker's identity ({error}): "
                 "remove it and start with --user and --password to enrol anew."
             ) from None
 
@@ -84,7 +116,7 @@ class StateDir:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._identity)
-        folder = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        folder = os.open(self._base, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
         finally:
@@ -97,4 +129,20 @@ class StateDir:
 
     @property
     def _identity(self) -> Path:
-        return self.path / "identity.json"
+        return self._base / _IDENTITY
+
+
+def _give(folder: int, user: int) -> None:
+    """Make an open folder `user`'s, with what is in it. Raises `OSError`."""
+    for name in os.listdir(folder):
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        try:
+            status = os.fstat(file)
+            if stat.S_ISDIR(status.st_mode):
+                if name == _SPOOL:
+                    _give(file, user)
+            elif status.st_nlink == 1:  # else it may have another name, in somebody else's folder
+                os.fchown(file, user, user)
+        finally:
+            os.close(file)
+    os.fchown(folder, user, user)

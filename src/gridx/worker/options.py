@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gridx.domain.errors import InvalidInput
 from gridx.worker.identity import Identity, StateDir
-from gridx.worker.sandbox.backends import Choice
+from gridx.worker.sandbox.backends import Choice, OpenBackends, open_backends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,19 @@ class WorkerOptions:
     insecure: bool = False
     interactive: bool = True
     handle_signals: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was made ready before there was a worker; by default it does all of that itself.
+
+    `opens` opens its sandboxes, in which `languages` run (None: those this process finds); `state` is
+    its folder, open.
+    """
+
+    opens: OpenBackends = open_backends
+    state: StateDir | None = None
+    languages: tuple[str, ...] | None = None
 
 
 def known_identity(state: StateDir, options: WorkerOptions) -> Identity | None:

@@ -30,21 +30,20 @@ class Order:
     name: str | None = None
     slots: int | None = None
     ca: str | None = None
-    log_level: str = "warning"
-    log_format: str = "auto"
 
 
 class WorkerChild:
     """One worker process; call `close` whatever happens."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_level: str = "warning", log_format: str = "auto") -> None:
         """Start it; it waits for its order."""
         # Ctrl-C goes to the whole group, but it is we who end the child, in our order: what is
         # ignored here when it starts, it ignores from its first moment.
+        words = (str(os.getpid()), log_level, log_format)
         usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gridx.cli.service.child", str(os.getpid())],
+                [sys.executable, "-m", "gridx.cli.service.child", *words],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # Settings are the coordinator's, and some of them are secrets.

@@ -71,16 +71,16 @@ def worker(
     The prompt appears once the coordinator has accepted the worker. `help` there lists its commands,
     `quit` or the end of the input ends it in order.
     """
+    from gridx.worker.apart import process
     from gridx.worker.options import WorkerOptions
 
     check_names()
     _start_log(interactive=not no_cli)
     choice = sandboxes.read()
-    if token is not None:
-        warn_of_secret("--token", "GRIDX_TOKEN or --password-file")
+    warden = process.separate(choice, secrecy.hide)
     owner = user or os.environ.get("GRIDX_USER")
     urls = _addresses(url)
-    secret = token or os.environ.get("GRIDX_TOKEN") or None
+    secret = _token(token)
     password = None if secret else _password(owner, source, state_dir)
     if len(urls) == 1 and not (secret or password or owner or _is_enrolled(state_dir)):
         # Whoever is logged in here may start a worker of their own without another word.
@@ -96,21 +96,12 @@ def worker(
         slots=slots,
         sandbox=choice,
         prompt_mark=raise_alarm(choice),
-        ca=ca,
+        ca=ca.absolute() if ca else None,
         insecure=insecure,
         interactive=not no_cli,
     )
     secrecy.hide()
-    return _run(options)
-
-
-def _run(options: "WorkerOptions") -> int:
-    import asyncio
-
-    from gridx.worker.agent import run_worker
-
-    shell = LazyShell(options) if options.interactive else None
-    return asyncio.run(run_worker(options, shell))
+    return process.run(options, warden, LazyShell(options) if options.interactive else None)
 
 
 class LazyShell:
@@ -164,6 +155,12 @@ def _login_at(url: str) -> str | None:
     from gridx.client.login import find_endpoint
 
     return find_endpoint(url, environ=os.environ).token
+
+
+def _token(given: str | None) -> str | None:
+    if given is not None:
+        warn_of_secret("--token", "GRIDX_TOKEN or --password-file")
+    return given or os.environ.get("GRIDX_TOKEN") or None
 
 
 def _password(owner: str | None, source: PasswordSource, state_dir: Path | None) -> str | None:

@@ -90,9 +90,9 @@ def raise_alarm(choice: "Choice") -> str:
     """Say on standard error what endangers this machine; the word for the prompt of no sandbox."""
     unsandboxed = Backend.NONE in choice.named
     if os.geteuid() == 0:
-        jobs = "so are its jobs" if unsandboxed else "its jobs are not"
+        what = "for nothing where it can" if unsandboxed else "for its sandboxes alone"
         output.warn(
-            f"this worker is root; {jobs}, and a bug in it would be. An ordinary user is safer: "
+            f"this worker was started by root, which it stays {what}. An ordinary user is safer: "
             "`gridx doctor` as that user says what it lacks"
         )
     if not unsandboxed:

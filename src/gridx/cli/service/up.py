@@ -78,7 +78,8 @@ def up(
             server_tls_key=tls_key,
         )
         programs.start_log(settings, quiet_on_terminal=True)
-        child = None if no_worker else WorkerChild()
+        level = settings.log.level if "GRIDX_LOG__LEVEL" in os.environ else "warning"
+        child = None if no_worker else WorkerChild(level, settings.log.format)
         grid = _Grid(folder, settings, slots, ca)
         return programs.run_to_end(grid.run(child))
     finally:
@@ -144,7 +145,6 @@ class _Grid:
         token = await issue_local_token(it.grid, ADMIN)
         who = await it.grid.users.authenticate(token)
         is_known = (state / "identity.json").exists()
-        log = self._settings.log
         worker_id = await child.start(
             Order(
                 url=it.url,
@@ -153,8 +153,6 @@ class _Grid:
                 state_dir=str(state),
                 slots=self._slots,
                 ca=str(self._ca) if self._ca else None,
-                log_level=log.level if "GRIDX_LOG__LEVEL" in os.environ else "warning",
-                log_format=log.format,
             )
         )
         # Its owner started the grid: it serves everybody, also where others wait for admission.

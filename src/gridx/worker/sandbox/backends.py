@@ -7,7 +7,7 @@ that its first job is fast; the others when a first job needs them, so that an i
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,6 +90,9 @@ MAKERS: Mapping[Backend, Callable[[Clock, Choice], Sandbox]] = {
 
 Offered = Mapping[Backend, Sandbox]
 """What a worker offers, the strongest first."""
+
+OpenBackends = Callable[[Clock, Choice], AbstractAsyncContextManager[Offered]]
+"""Opens what a worker offers for the length of a block."""
 
 
 @asynccontextmanager

@@ -199,12 +199,22 @@ def _places(top: Path, own: Path) -> Iterator[Path]:
 
 
 def _step_aside(own: Path) -> None:
-    """Move this process into a leaf: a group that hands controllers down holds no process."""
-    if (own / "cgroup.procs").read_text().split() != [str(os.getpid())]:
+    """Move the worker into a leaf: a group that hands controllers down holds no process.
+
+    The worker is this process, and where root started it the one that it was forked from.
+    """
+    present = {int(each) for each in (own / "cgroup.procs").read_text().split()}
+    if not present <= {os.getpid(), os.getppid()} or not all(map(_is_ours, present)):
         return
     leaf = own / _WORKERS_LEAF
     leaf.mkdir(exist_ok=True)
-    (leaf / "cgroup.procs").write_text(str(os.getpid()))
+    for each in present:
+        (leaf / "cgroup.procs").write_text(str(each))
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether it is a process of the worker; of another pid namespace is 0, which is not."""
+    return pid > 0 and os.getpgid(pid) == os.getpgrp()
 
 
 def _hand_down(folder: Path) -> frozenset[str]:

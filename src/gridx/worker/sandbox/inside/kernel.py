@@ -17,7 +17,8 @@ READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 1, 2, 4, 8
 _MNT_DETACH = 2
 REMOUNT, BIND, RECURSIVE, PRIVATE = 32, 4096, 16384, 1 << 18
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS = 1, 2, 4, 8
+_PR_SET_SECCOMP = 22
 _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 24, 36
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -133,6 +134,13 @@ def die_with_parent(signal_number: int) -> None:
     _check(_prctl(_PR_SET_PDEATHSIG, signal_number), "die with parent")
 
 
+def dies_with_parent() -> int:
+    """The signal that `die_with_parent` asked for, 0 without one; a new user has none."""
+    number = ctypes.c_int()
+    _check(_prctl(_PR_GET_PDEATHSIG, ctypes.addressof(number)), "die with parent")
+    return number.value
+
+
 def adopt_orphans() -> None:
     """Become the parent of what this process's children leave behind."""
     _check(_prctl(_PR_SET_CHILD_SUBREAPER, 1), "adopt orphans")
@@ -151,12 +159,14 @@ def empty_bounding_set() -> None:
             return
 
 
-def drop_privileges(uid: int, *, dumpable: bool) -> None:
-    """Become `uid` without groups, capabilities or a way to gain any."""
+def drop_privileges(uid: int, *, dumpable: bool, keep: int = 0) -> None:
+    """Become `uid` without capabilities (but those in the mask `keep`) or a way to gain any."""
+    if keep:
+        _check(_prctl(_PR_SET_KEEPCAPS, 1), "keep capabilities")
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    _check(_libc.capset(header, bytes(24)), "capset")
+    _check(_libc.capset(header, struct.pack("6I", keep, keep, 0, 0, 0, 0)), "capset")
     forbid_new_privileges()
     set_dumpable(dumpable)
 
