@@ -1,7 +1,8 @@
 """What the worker's tests share: a coordinator, and workers that run in the test's own loop."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gridx.domain.sandbox import Backend
 from gridx.worker.agent import run_worker
 from gridx.worker.options import WorkerOptions
 from gridx.worker.sandbox.backends import Choice
+from tests.support.processes import Process, clean_environment
 from tests.worker.coordinator import WAIT_S, Coordinator
 
 
@@ -68,6 +70,34 @@ async def start_worker(tmp_path: Path) -> AsyncGenerator[StartWorker]:
             return worker
 
         yield start
+
+
+class Workers:
+    """Starts worker processes in one home folder."""
+
+    def __init__(self, home: Path, url: str) -> None:
+        self._home = home
+        self._url = url
+        self._running: list[Process] = []
+
+    def start(self, *options: str, behind: Sequence[str] = ()) -> Process:
+        """A worker's process; `behind` is a command that runs it."""
+        environment = clean_environment(self._home, GRIDX_TOKEN="user-token")
+        gridx = str(Path(sys.executable).with_name("gridx")) if behind else "gridx"
+        command = (*behind, gridx, "worker", "--url", self._url, "--slots", "2", *options)
+        self._running.append(process := Process(*command, env=environment))
+        return process
+
+    def close(self) -> None:
+        for process in self._running:
+            process.close()
+
+
+@pytest.fixture
+async def workers(coordinator: Coordinator, tmp_path: Path) -> AsyncGenerator[Workers]:
+    workers = Workers(tmp_path, coordinator.url)
+    yield workers
+    await asyncio.to_thread(workers.close)
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """The state folder: the lock, and an identity that is whole and private."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -71,3 +72,57 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 )
 def test_where_the_state_is(environ: dict[str, str], folder: Path) -> None:
     assert default_state_dir(environ) == folder
+
+
+def test_what_is_handed_over_is_a_workers_and_nothing_else(tmp_path: Path) -> None:
+    """As root, who alone can: whoever had the folder may have left links in it."""
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    state = StateDir(tmp_path / "state")
+    state.save(Identity("w", "t"))
+    state.spool.mkdir()
+    (state.spool / "result").write_text("")
+    (state.spool / "link").hardlink_to(outside)
+    before = Path.cwd()
+    try:
+        state.hand_over(4321)
+        assert state.load() == Identity("w", "t")
+        state.save(Identity("v", "t"))
+        assert Path("identity.json").exists()
+        assert state.spool == Path("spool")
+    finally:
+        os.chdir(before)
+        state.close()
+    owners = {each.name: each.stat().st_uid for each in state.path.rglob("*")}
+    assert owners.pop("link") == os.getuid()
+    assert owners.pop("identity.json") == os.getuid(), "written by this test as the user it is"
+    assert set(owners.values()) == {4321}
+    assert outside.stat().st_uid == os.getuid()
+
+
+def test_a_folder_with_other_things_is_not_handed_over(tmp_path: Path) -> None:
+    (tmp_path / "diary").write_text("")
+    state = StateDir(tmp_path)
+    with pytest.raises(InvalidInput, match=r"no worker's \(diary\).*--state-dir"):
+        state.hand_over(4321)
+    assert tmp_path.stat().st_uid == os.getuid()
+    state.close()
+
+
+@pytest.mark.parametrize("name", ["spool", "identity.json"])
+def test_a_link_is_not_handed_over(tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    state = StateDir(tmp_path / "state")
+    (state.path / name).symlink_to(outside)
+    with pytest.raises(InvalidInput, match="cannot be given to user 4321"):
+        state.hand_over(4321)
+    assert outside.stat().st_uid == os.getuid()
+    state.close()
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidInput, match="--state-dir"):
+        StateDir(tmp_path)
+    assert not (tmp_path / "elsewhere").exists()

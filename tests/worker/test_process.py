@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import psutil
@@ -12,38 +11,13 @@ from msgspec.structs import replace
 from gridx.domain.sandbox import Backend
 from gridx.protocol.frames import Assign, Finished, Hello, Leaving, Log, Started
 from gridx.worker.events import LeaseKey
-from tests.support.processes import Process, clean_environment, is_alive, running
+from tests.support.processes import clean_environment, is_alive, running
+from tests.worker.conftest import Workers
 from tests.worker.coordinator import Coordinator
 from tests.worker.frames import ack, assignment, kept, new_key, spec, welcome
 
 SLOW = "import time\nprint('begun', flush=True)\ntime.sleep(60)"
 RSS_MB_MAX = 70
-
-
-class Workers:
-    """Starts worker processes in one home folder."""
-
-    def __init__(self, home: Path, url: str) -> None:
-        self._home = home
-        self._url = url
-        self._running: list[Process] = []
-
-    def start(self, *options: str) -> Process:
-        environment = clean_environment(self._home, GRIDX_TOKEN="user-token")
-        command = ("gridx", "worker", "--url", self._url, "--slots", "2", *options)
-        self._running.append(process := Process(*command, env=environment))
-        return process
-
-    def close(self) -> None:
-        for process in self._running:
-            process.close()
-
-
-@pytest.fixture
-async def workers(coordinator: Coordinator, tmp_path: Path) -> AsyncGenerator[Workers]:
-    workers = Workers(tmp_path, coordinator.url)
-    yield workers
-    await asyncio.to_thread(workers.close)
 
 
 def _shown_of(pid: int) -> bytes:

@@ -1,6 +1,6 @@
 """Becomes an ordinary user who sees this checkout and its interpreter, and runs a command.
 
-Run by root as `python ordinary_user.py COMMAND...`. What lies in a folder that only root may enter
+Run by root as `python ordinary_user.py COMMAND...`; with `--as-root` before the command it stays root. What lies in a folder that only root may enter
 (a home, say) is shown at its own place in a mount namespace of this process's own.
 """
 
@@ -19,9 +19,12 @@ def main(command: list[str]) -> None:
     needed = [Path(__file__).resolve().parents[3], Path(sys.prefix), Path(sys.base_prefix)]
     for closed in {top for each in needed if (top := _closed_above(each)) is not None}:
         _show_only([each for each in needed if each.is_relative_to(closed)], closed)
-    os.setgroups([])
-    os.setresgid(UID, UID, UID)
-    os.setresuid(UID, UID, UID)
+    if command[0] == "--as-root":
+        command = command[1:]
+    else:
+        os.setgroups([])
+        os.setresgid(UID, UID, UID)
+        os.setresuid(UID, UID, UID)
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
     os.execve(command[0], command, environment)
 

@@ -112,11 +112,11 @@ class Calls:
                 self._hear(from_warden(message))
         finally:
             self.lost = True
+            self.when_lost()  # first, so that what runs is handed over before it counts as broken
             for _, ended in self._runs.values():
                 _settle(ended, Outcome(None, Reason.SANDBOX_ERROR, detail=_GONE))
             for answer in self._asked.values():
                 _settle(answer, False)
-            self.when_lost()
 
     async def run(self, order: Run, emit: Emit, cancel: asyncio.Event) -> Outcome:
         """Have a program run; see `Sandbox.run`."""
