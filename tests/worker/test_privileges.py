@@ -28,6 +28,7 @@ from tests.worker.sandbox import ordinary_user
 
 HELPER = (sys.executable, ordinary_user.__file__)
 NOTHING_HIDDEN = (*HELPER, "--as-root")
+USER = privileges.other_user() or -1
 WARDEN = "gridx-warden"
 TOKEN = ("--no-cli", "--token", "user-token")
 
@@ -57,7 +58,8 @@ def four(number: int) -> str:
 async def output_of(connection: Connection, code: str) -> bytes:
     await connection.say(Assign([assignment(new_key(), spec(code))]))
     data = (await connection.take(Log)).data
-    assert (await connection.take(Finished)).exit_code == 0
+    end = await connection.take(Finished)
+    assert end.exit_code == 0, end
     return data
 
 
@@ -68,7 +70,7 @@ async def test_it_has_no_right_and_is_nobody(
     connection = await coordinator.next()
     assert await output_of(connection, "print(6 * 7)") == b"42\n"
     seen = status_of(worker.pid)
-    user = four(privileges.USER)
+    user = four(USER)
     assert (seen["Uid"], seen["Gid"], seen["Groups"]) == (user, user, "")
     capabilities = {name: int(value, 16) for name, value in seen.items() if name.startswith("Cap")}
     assert set(capabilities) == {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}
@@ -91,7 +93,7 @@ async def test_the_state_folder_is_its_own_and_serves_again(
     assert await asyncio.to_thread(worker.wait, 10) == 0
     there = _all_of(state)
     assert {each.name for each in there} >= {"state", "lock", "identity.json", "spool"}
-    assert {each.stat().st_uid for each in there} == {privileges.USER}
+    assert {each.stat().st_uid for each in there} == {USER}
     assert (state / "identity.json").stat().st_mode & 0o777 == 0o600
     os.chown(state / "identity.json", 0, 0)  # as an older version left it
     workers.start(*words, behind=NOTHING_HIDDEN)
@@ -107,7 +109,7 @@ async def test_reading_is_kept_where_only_root_may_read_what_it_needs(
     connection = await coordinator.next()
     assert await output_of(connection, "print(6 * 7)") == b"42\n"
     seen = status_of(worker.pid)
-    assert seen["Uid"] == four(privileges.USER)
+    assert seen["Uid"] == four(USER)
     for name, value in {"CapEff": 4, "CapPrm": 4, "CapInh": 0, "CapAmb": 0, "CapBnd": 0}.items():
         assert int(seen[name], 16) == value, name
     assert seen["NoNewPrivs"] == "1"
@@ -134,7 +136,7 @@ async def test_without_a_sandbox_jobs_are_nobody_either(
     mine = replace(spec(shown), sandbox_at_least=Backend.NONE)
     await connection.say(Assign([assignment(new_key(), mine)]))
     said = (await connection.take(Log)).data.decode()
-    assert said.startswith(str((privileges.USER,) * 3))
+    assert said.startswith(str((USER,) * 3))
     assert "CapEff:\t0000000000000000" in said
     assert wardens_of(worker.pid) == []
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 from gridx.domain.errors import Conflict, InvalidInput
 
 _LOCK, _IDENTITY, _SPOOL = "lock", "identity.json", "spool"
-_OURS = {_LOCK, _IDENTITY, "identity.new", _SPOOL}
+_OURS = {_LOCK, _IDENTITY, "identity.new", _SPOOL, "lost+found"}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -133,7 +133,7 @@ class StateDir:
 
 
 def _give(folder: int, user: int) -> None:
-    """Make an open folder `user`'s, with what is in it. Raises `OSError`."""
+    """Make an open folder `user`'s, with its files and its spool. Raises `OSError`."""
     for name in os.listdir(folder):
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         try:

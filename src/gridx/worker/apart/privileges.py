@@ -7,22 +7,20 @@ may (`CAP_DAC_READ_SEARCH`), and still write and start nothing.
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
+from gridx.worker.sandbox.box import first_host_uid
 from gridx.worker.sandbox.inside import kernel
 
-USER = 2_004_287_487
-"""Who the agent becomes: just below the uids of jobs, far above those that others have by default."""
-
-_NOBODY = 65_534
 _CHOWN, _DAC_READ_SEARCH, _SETGID, _SETUID = 0, 2, 6, 7
 
 
 def other_user() -> int | None:
     """Who this process could become instead of root; None if it is not root or cannot.
 
-    `USER`, or nobody inside a container that has few users.
+    One just below the uids of jobs, which are far above those that others have by default.
     """
     if os.geteuid() != 0:
         return None
@@ -30,19 +28,21 @@ def other_user() -> int | None:
     held = next(int(words[1], 16) for words in lines if words[:1] == ["CapEff:"])
     if not all(held >> each & 1 for each in (_CHOWN, _SETGID, _SETUID)):
         return None
-    return next((each for each in (USER, _NOBODY) if _is_mapped(each)), None)
+    user = first_host_uid() - 1
+    return user if _is_mapped(user) else None
 
 
 def read_by_root_only(paths: Iterable[Path], user: int) -> list[Path]:
     """Those of `paths` that `user` could not read."""
-    os.setgroups([])
-    os.setegid(user)
-    os.seteuid(user)
-    try:
-        return [each for each in paths if not _may_read(each)]
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
+    with _ending_with_parent():
+        os.setgroups([])
+        os.setegid(user)
+        os.seteuid(user)
+        try:
+            return [each for each in paths if not _may_read(each)]
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
 
 
 def loaded() -> set[Path]:
@@ -52,16 +52,20 @@ def loaded() -> set[Path]:
 
 
 def give_up_root(user: int, *, keep_reading: bool) -> None:
-    """Become `user`; the process still dies with its parent if it was to.
+    """Become `user`; with `keep_reading` one who may read what root may."""
+    with _ending_with_parent():
+        os.setgroups([])
+        kernel.empty_bounding_set()
+        kernel.drop_privileges(user, dumpable=False, keep=keep_reading << _DAC_READ_SEARCH)
 
-    With `keep_reading` it may read what root may.
-    """
-    with_parent, parent = kernel.dies_with_parent(), os.getppid()
-    os.setgroups([])
-    kernel.empty_bounding_set()
-    kernel.drop_privileges(user, dumpable=False, keep=keep_reading << _DAC_READ_SEARCH)
-    if with_parent:
-        kernel.die_with_parent(with_parent)
+
+@contextmanager
+def _ending_with_parent() -> Generator[None]:
+    """If the process was to end with its parent, it still is after it became another user."""
+    number, parent = kernel.dies_with_parent(), os.getppid()
+    yield
+    if number:
+        kernel.die_with_parent(number)
         if os.getppid() != parent:
             sys.exit(1)
 

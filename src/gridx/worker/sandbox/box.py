@@ -136,7 +136,7 @@ async def start_box(
         *(
             str(sources),
             str(theirs.fileno()),
-            str(_first_host_uid()) if as_root else "",
+            str(first_host_uid()) if as_root else "",
             rootfs.place_of(runsc),
         ),
     ]
@@ -166,7 +166,7 @@ async def start_box(
     return box
 
 
-def _first_host_uid() -> int:
+def first_host_uid() -> int:
     """Where the jobs' uids begin; inside a container that has few uids, at the end of those."""
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     ends = [int(first) + int(count) for first, _, count in ranges]
