@@ -1,6 +1,8 @@
 """Control groups: made, counted, swept; whichever version this host has."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,3 +157,26 @@ def test_a_kernel_of_the_jobs_own_has_an_allowance(
 @pytest.mark.parametrize(("cpus", "quota"), [(0.25, 25_000), (0.001, 1_000), (10_000, None)])
 def test_a_cpu_quota(cpus: float, quota: int | None) -> None:
     assert Allowance(1, 1, 1, cpus).cpu_quota_us == quota
+
+
+STEP_ASIDE = """
+import os, sys
+from pathlib import Path
+from gridx.worker.sandbox.cgroups import v2
+
+own = Path(sys.argv[1])
+(own / "cgroup.procs").write_text(f"{os.getpid()}\\n{os.getppid()}\\n")
+v2._step_aside(own)
+"""
+
+
+@pytest.mark.parametrize("of_a_shell", [False, True])
+def test_both_processes_of_a_worker_step_aside_and_no_shell(
+    tmp_path: Path, of_a_shell: bool
+) -> None:
+    """A warden takes its agent along; a shell gives each of its commands a process group."""
+    words = (sys.executable, "-c", STEP_ASIDE, str(tmp_path))
+    subprocess.run(words, check=True, process_group=0 if of_a_shell else None)
+    assert [each.parent for each in tmp_path.glob("*/cgroup.procs")] == (
+        [] if of_a_shell else [tmp_path / "gridx-worker"]
+    )
