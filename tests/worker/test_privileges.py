@@ -64,7 +64,7 @@ async def output_of(connection: Connection, code: str) -> bytes:
 
 
 async def test_it_has_no_right_and_is_nobody(
-    coordinator: Coordinator, workers: Workers, state: Path
+    coordinator: Coordinator, state: Path, workers: Workers
 ) -> None:
     worker = workers.start(*TOKEN, "--state-dir", str(state), behind=NOTHING_HIDDEN)
     connection = await coordinator.next()
@@ -83,7 +83,7 @@ async def test_it_has_no_right_and_is_nobody(
 
 
 async def test_the_state_folder_is_its_own_and_serves_again(
-    coordinator: Coordinator, workers: Workers, state: Path
+    coordinator: Coordinator, state: Path, workers: Workers
 ) -> None:
     words = (*TOKEN, "--state-dir", str(state))
     worker = workers.start(*words, behind=NOTHING_HIDDEN)
@@ -127,7 +127,7 @@ def _hidden_authorities(folder: Path) -> Path:
 
 
 async def test_without_a_sandbox_jobs_are_nobody_either(
-    coordinator: Coordinator, workers: Workers, state: Path
+    coordinator: Coordinator, state: Path, workers: Workers
 ) -> None:
     none = ("--sandbox", "none", "--i-trust-every-submitter")
     worker = workers.start(*TOKEN, "--state-dir", str(state), *none, behind=NOTHING_HIDDEN)
@@ -162,7 +162,7 @@ async def test_without_its_warden_it_ends_and_says_so(
 
 
 async def test_an_ordinary_users_worker_is_one_process(
-    coordinator: Coordinator, workers: Workers, state: Path
+    coordinator: Coordinator, state: Path, workers: Workers
 ) -> None:
     worker = workers.start(*TOKEN, "--state-dir", str(state), behind=HELPER)
     assert await output_of(await coordinator.next(), "print(6 * 7)") == b"42\n"
