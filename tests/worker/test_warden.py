@@ -88,15 +88,11 @@ async def test_a_cancel_reaches_the_program(kept: Sandbox) -> None:
 @ON_MODULE
 async def test_a_run_that_is_given_up_ends(kept: Sandbox) -> None:
     watcher = Watcher()
-    running = asyncio.ensure_future(
-        run(kept, Program("bash", "echo $$; exec sleep 4321"), watcher=watcher)
-    )
-    await watcher.until(b"\n")
-    sleeping = [
-        each
-        for each in psutil.process_iter(["cmdline"])
-        if each.info["cmdline"] == ["sleep", "4321"]
-    ]
+    program = Program("bash", "echo begun; sleep 60; true", ("given-up",))
+    running = asyncio.ensure_future(run(kept, program, watcher=watcher))
+    await watcher.until(b"begun")
+    everything = psutil.process_iter(["cmdline"])
+    sleeping = [each for each in everything if (each.info["cmdline"] or [])[-1:] == ["given-up"]]
     assert len(sleeping) == 1
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
