@@ -7,7 +7,7 @@ cross: files of jobs are not kept through a warden.
 import msgspec
 from msgspec import Struct
 
-from gridx.domain.sandbox import Backend
+from gridx.domain.sandbox import Backend, Enforcement
 from gridx.worker.sandbox.base import Limits, Outcome, Program, Stream
 
 
@@ -50,9 +50,9 @@ class Ask(Message, frozen=True):
 
 
 class Opened(Message, frozen=True):
-    """These sandboxes are offered, the strongest first."""
+    """These sandboxes are offered, the strongest first, and what each cannot enforce here."""
 
-    backends: tuple[Backend, ...]
+    lacks: dict[Backend, tuple[Enforcement, ...] | None]
 
 
 class Refused(Message, frozen=True):

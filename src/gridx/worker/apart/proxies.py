@@ -11,7 +11,7 @@ from typing import TypeVar
 from gridx.clock import Clock
 from gridx.domain.attempt import Reason
 from gridx.domain.errors import Unavailable
-from gridx.domain.sandbox import Backend
+from gridx.domain.sandbox import Backend, Enforcement
 from gridx.tasks import Tasks
 from gridx.telemetry import get_logger
 from gridx.worker.apart.line import Line
@@ -98,8 +98,8 @@ class Calls:
     def offered(self, first: bytes | None) -> Offered:
         """What the warden's first word says it offers. Raises `Unavailable` when that is nothing."""
         match None if first is None else from_warden(first):
-            case Opened(backends):
-                return {each: _Proxy(each, self) for each in backends}
+            case Opened(lacks):
+                return {each: _Proxy(each, lacks[each], self) for each in lacks}
             case Refused(message):
                 raise Unavailable(message)
             case _:
@@ -171,7 +171,10 @@ class Calls:
 class _Proxy:
     """One sandbox of the warden's, which opened it and closes it again."""
 
-    def __init__(self, backend: Backend, calls: Calls) -> None:
+    def __init__(
+        self, backend: Backend, lacks: tuple[Enforcement, ...] | None, calls: Calls
+    ) -> None:
+        self.lacks = lacks
         self._backend = backend
         self._calls = calls
 

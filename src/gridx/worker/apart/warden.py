@@ -59,7 +59,7 @@ async def serve(end: socket.socket, choice: Choice, opens: OpenBackends, clock: 
         if (first := await line.receive()) is None or not isinstance(from_agent(first), Open):
             return 0
         async with opens(clock, choice) as offered:
-            line.send(Opened(tuple(offered)))
+            line.send(Opened({each: offered[each].lacks for each in offered}))
             await _Serving(line, offered).until_over()
     except GridError as refusal:
         line.send(Refused(refusal.message))
