@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from gridx.clock import Clock
-from gridx.domain.attempt import Reason
 from gridx.domain.errors import Unavailable
 from gridx.domain.sandbox import Backend, Enforcement
 from gridx.tasks import Tasks
@@ -30,11 +29,11 @@ from gridx.worker.apart.messages import (
     from_warden,
 )
 from gridx.worker.sandbox.backends import Choice, Offered
-from gridx.worker.sandbox.base import Emit, Limits, Outcome, Program, Report
+from gridx.worker.sandbox.base import Emit, Limits, Outcome, Program, Report, broken
 
 ENDED_WITHIN_S = 3.0
 _LOOK_EVERY_S = 0.01
-_GONE = "The sandbox failed: the process that keeps it is gone."
+_GONE = broken("the process that keeps it is gone")
 _log = get_logger(__name__)
 T = TypeVar("T")
 
@@ -114,14 +113,14 @@ class Calls:
             self.lost = True
             self.when_lost()  # first, so that what runs is handed over before it counts as broken
             for _, ended in self._runs.values():
-                _settle(ended, Outcome(None, Reason.SANDBOX_ERROR, detail=_GONE))
+                _settle(ended, _GONE)
             for answer in self._asked.values():
                 _settle(answer, False)
 
     async def run(self, order: Run, emit: Emit, cancel: asyncio.Event) -> Outcome:
         """Have a program run; see `Sandbox.run`."""
         if self.lost:
-            return Outcome(None, Reason.SANDBOX_ERROR, detail=_GONE)
+            return _GONE
         number = order.number
         ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._runs[number] = (emit, ended)
@@ -198,8 +197,7 @@ class _Proxy:
         cancel: asyncio.Event,
     ) -> Outcome:
         if program.outputs is not None:
-            detail = "The sandbox failed: a worker that root started keeps no files of jobs."
-            return Outcome(None, Reason.SANDBOX_ERROR, detail=detail)
+            return broken("a worker that root started keeps no files of jobs")
         order = Run(self._calls.new_number(), self._backend, attempt_id, program, limits)
         return await self._calls.run(order, emit, cancel)
 

@@ -13,11 +13,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gridx.clock import Clock
-from gridx.domain.attempt import Reason
 from gridx.domain.errors import InvalidInput, Unavailable
 from gridx.domain.sandbox import STRONGEST_FIRST, WEAKEST_SANDBOX, Backend, choose, is_at_least
 from gridx.telemetry import get_logger
-from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Program, Report, Sandbox
+from gridx.worker.sandbox.base import (
+    Emit,
+    Enforcement,
+    Limits,
+    Outcome,
+    Program,
+    Report,
+    Sandbox,
+    broken,
+)
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from gridx.worker.sandbox.docker.images import DEFAULT_IMAGE, Pull
 from gridx.worker.sandbox.gvisor import Gvisor
@@ -204,8 +212,7 @@ class _OpenedWhenUsed:
         try:
             await self.open()
         except Unavailable as failure:
-            detail = f"The sandbox failed: {failure.message}"
-            return Outcome(None, Reason.SANDBOX_ERROR, detail=detail)
+            return broken(failure)
         return await self._sandbox.run(attempt_id, program, limits, emit, cancel)
 
     async def answers(self, attempt_id: str) -> bool:

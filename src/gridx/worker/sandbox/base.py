@@ -6,7 +6,7 @@ worker knows only this module.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -100,6 +100,20 @@ class Outcome:
     files: tuple[OutputFile, ...] = ()
 
 
+NEVER_RAN = Outcome(None, Reason.CANCELLED, detail="The job was cancelled before it ran.")
+
+
+def broken(why: str | Exception, usage: Usage | None = None) -> Outcome:
+    """A failure that is the sandbox's and not the job's: `why` ends the sentence that says so.
+
+    Of a system error only the reason is told: where its file lies is the owner's business.
+    """
+    if isinstance(why, OSError) and why.strerror:
+        why = why.strerror
+    told = str(why).rstrip(".")
+    return Outcome(None, Reason.SANDBOX_ERROR, usage or Usage(), f"The sandbox failed: {told}.")
+
+
 def lacking(enforces: Collection[Enforcement]) -> tuple[Enforcement, ...]:
     """All that is not enforced, in the order of `Enforcement`."""
     return tuple(each for each in Enforcement if each not in enforces)
@@ -176,3 +190,17 @@ class Sandbox(Protocol):
     async def close(self) -> None:
         """End whatever still runs and give everything back."""
         ...
+
+
+Run = Callable[[str, Program, Limits, Emit, asyncio.Event], Awaitable[Outcome]]
+
+
+async def try_out(run: Run) -> str:
+    """Run one program by `Sandbox.run`; why it did not come to its end, or nothing."""
+    program, limits = Program("bash", "exit 0"), Limits(timeout_s=10.0)
+    end = await run("probe", program, limits, _unheard, asyncio.Event())
+    return "" if end.reason is None else end.detail
+
+
+def _unheard(_stream: Stream, _piece: bytes) -> None:
+    return

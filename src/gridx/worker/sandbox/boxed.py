@@ -15,19 +15,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gridx.clock import Clock, SystemClock
-from gridx.domain.attempt import Reason
 from gridx.domain.errors import Unavailable
 from gridx.telemetry import get_logger
 from gridx.worker.sandbox import rootfs
 from gridx.worker.sandbox.base import (
+    NEVER_RAN,
     Emit,
     Enforcement,
     Limits,
     Outcome,
     Program,
     Report,
-    Stream,
+    broken,
     lacking,
+    try_out,
 )
 from gridx.worker.sandbox.box import find_bwrap, start_box
 from gridx.worker.sandbox.cell import Cell
@@ -56,8 +57,8 @@ _log = get_logger(__name__)
 class Kind:
     """Which sandbox it is that lives in the box.
 
-    `always` is what it enforces without control groups; `runsc` is the program that gives each job a kernel of its own, empty where it is the machine's;
-    `template` has jobs run in an interpreter that waits, instead of a new one, where Node takes no
+    `always` is what it enforces without control groups; `runsc` is the program that gives each job a
+    kernel of its own, empty where it is the machine's; `template` has jobs run in an interpreter that waits, instead of a new one, where Node takes no
     more than fits into `waiting_memory_mb`; `allowance` says what a job's control group may take.
     """
 
@@ -113,12 +114,6 @@ class Boxed:
         """What the control groups of this host hold; nothing before it is open."""
         return self._groups.enforces if self._groups is not None else frozenset()
 
-    async def try_out(self) -> str:
-        """Run one program; why it did not come to its end, or nothing."""
-        program, limits = Program("bash", "exit 0"), Limits(timeout_s=10.0)
-        end = await self.run("probe", program, limits, _ignore, asyncio.Event())
-        return "" if end.reason is None else end.detail
-
     async def open(self) -> None:
         """Find control groups, sweep those of workers that are gone, and start the box."""
         self._opened = True
@@ -142,10 +137,10 @@ class Boxed:
     ) -> Outcome:
         """Run `program` to its end in a world of its own."""
         if cancel.is_set():
-            return Outcome(None, Reason.CANCELLED, detail="The job was cancelled before it ran.")
+            return NEVER_RAN
         interpreter = self._interpreters.get(program.language)
         if interpreter is None:
-            return _broken(f"this machine has no interpreter for {program.language}")
+            return broken(f"this machine has no interpreter for {program.language}")
         try:
             warm = self._kind.template and may_have_waited(program)
             enough = limits.memory_mb >= _NODE_JOB_MB_MIN
@@ -168,7 +163,7 @@ class Boxed:
                 pool.give_back_soon(world)
         except (OSError, Unavailable) as failure:
             _log.warning("sandbox_failed", attempt=attempt_id, why=str(failure))
-            return _broken(str(failure))
+            return broken(failure)
         return end
 
     async def answers(self, attempt_id: str) -> bool:
@@ -254,7 +249,7 @@ async def probe(trial: Boxed, missing: tuple[str, ...] = ()) -> Report:
     try:
         await trial.open()
         enforces = trial.enforces
-        why_not = await trial.try_out()
+        why_not = await try_out(trial.run)
     except Unavailable as failure:
         why_not = failure.message
     finally:
@@ -303,11 +298,3 @@ _SETTINGS = {
 
 def _one_a_cpu() -> int:
     return max(_WAITING_MIN, min(_WAITING_MAX, len(os.sched_getaffinity(0))))
-
-
-def _broken(why: str) -> Outcome:
-    return Outcome(None, Reason.SANDBOX_ERROR, detail=f"The sandbox failed: {why}.")
-
-
-def _ignore(_stream: Stream, _piece: bytes) -> None:
-    return

@@ -22,7 +22,7 @@ from enum import StrEnum
 
 from gridx.clock import Clock
 from gridx.domain.attempt import Reason
-from gridx.worker.sandbox.base import Outcome, OutputFile, Wanted
+from gridx.worker.sandbox.base import Outcome, OutputFile, Wanted, broken
 from gridx.worker.sandbox.inside import kernel
 from gridx.worker.sandbox.patterns import CHARACTERS_MAX, Patterns
 
@@ -90,8 +90,7 @@ async def keep(
         return replace(outcome, detail=f"{outcome.detail} {told}".lstrip())
     except OSError as failure:
         why = failure.strerror or failure
-        told = f"The sandbox failed: the job's outputs could not be kept: {why}."
-        return Outcome(None, Reason.SANDBOX_ERROR, outcome.usage, told)
+        return broken(f"the job's outputs could not be kept: {why}", outcome.usage)
     detail = f"{outcome.detail} {collected.told()}".strip()
     return replace(outcome, detail=detail, files=collected.files)
 

@@ -7,7 +7,7 @@ own word. Nothing is guessed from an exit code.
 from dataclasses import dataclass
 
 from gridx.domain.attempt import Reason, Usage
-from gridx.worker.sandbox.base import Limits, Outcome
+from gridx.worker.sandbox.base import Limits, Outcome, broken
 from gridx.worker.sandbox.cgroups.groups import Counters
 
 
@@ -35,7 +35,7 @@ def outcome(seen: Seen, limits: Limits) -> Outcome:
     if seen.counters.oom_kills and seen.stopped is None:  # which may well be why it failed
         return Outcome(None, Reason.OUT_OF_MEMORY, usage, _detail(Reason.OUT_OF_MEMORY, limits))
     if seen.failure and seen.stopped is None:
-        return Outcome(None, Reason.SANDBOX_ERROR, usage, f"The sandbox failed: {seen.failure}.")
+        return broken(seen.failure, usage)
     if seen.stopped is not None:
         return Outcome(None, seen.stopped, usage, _detail(seen.stopped, limits))
     if seen.exit_code == 0:

@@ -16,10 +16,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from gridx.clock import Clock, SystemClock
-from gridx.domain.attempt import Reason
 from gridx.domain.errors import Unavailable
 from gridx.telemetry import get_logger
-from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Program, Report, Stream
+from gridx.worker.sandbox.base import (
+    NEVER_RAN,
+    Emit,
+    Enforcement,
+    Limits,
+    Outcome,
+    Program,
+    Report,
+    broken,
+    try_out,
+)
 from gridx.worker.sandbox.cgroups import groups
 from gridx.worker.sandbox.docker import recipe, seccomp
 from gridx.worker.sandbox.docker.container import Container
@@ -102,14 +111,13 @@ class Docker:
             told = container.account.enforces
             await pool.give_back(container)
             filtered = not pool.engine.is_podman
-            program, limits = Program("bash", "exit 0"), Limits(timeout_s=10.0)
-            end = await trial.run("probe", program, limits, _ignore, asyncio.Event())
+            why_not = await try_out(trial.run)
         except Unavailable as failure:
             return Report(NAME, works=False, why_not=failure.message, advice=self._advice())
         finally:
             await trial.close()
-        if end.reason is not None:
-            return Report(NAME, works=False, why_not=end.detail, advice=self._advice())
+        if why_not:
+            return Report(NAME, works=False, why_not=why_not, advice=self._advice())
         enforces = _ALWAYS | (told & _COUNTED)
         if filtered:
             enforces |= {Enforcement.SYSCALLS}
@@ -132,7 +140,7 @@ class Docker:
         cancel: asyncio.Event,
     ) -> Outcome:
         if cancel.is_set():
-            return Outcome(None, Reason.CANCELLED, detail="The job was cancelled before it ran.")
+            return NEVER_RAN
         try:
             if program.language not in recipe.LANGUAGES:
                 raise Unavailable(f"it has no interpreter for {program.language}")
@@ -147,7 +155,7 @@ class Docker:
                 await pool.give_back(container)
         except (OSError, Unavailable) as failure:
             _log.warning("sandbox_failed", attempt=attempt_id, why=str(failure))
-            return Outcome(None, Reason.SANDBOX_ERROR, detail=f"The sandbox failed: {failure}.")
+            return broken(failure)
         return outcome(seen, limits)
 
     async def answers(self, attempt_id: str) -> bool:  # noqa: ARG002
@@ -244,7 +252,3 @@ def _place() -> str:
 
 def _one_a_cpu() -> int:
     return max(_WAITING_MIN, min(_WAITING_MAX, len(os.sched_getaffinity(0))))
-
-
-def _ignore(_stream: Stream, _piece: bytes) -> None:
-    return

@@ -22,13 +22,23 @@ from gridx.clock import Clock
 from gridx.domain.attempt import Reason
 from gridx.domain.sandbox import Backend
 from gridx.telemetry import get_logger
-from gridx.worker.sandbox.base import Emit, Enforcement, Limits, Outcome, Program, Report, lacking
+from gridx.worker.sandbox.base import (
+    GRACE_S,
+    NEVER_RAN,
+    Emit,
+    Enforcement,
+    Limits,
+    Outcome,
+    Program,
+    Report,
+    broken,
+    lacking,
+)
 from gridx.worker.sandbox.ending import Seen, outcome
 from gridx.worker.sandbox.languages import Interpreter, find_interpreters
 from gridx.worker.sandbox.outputs import Outputs, Pipes
 from gridx.worker.sandbox.unsafe import keeper
 
-GRACE_S = 5.0
 _KILL_TAKES_S = 10.0
 _MB = 1 << 20
 _FOLDER = "gridx-unsandboxed-"
@@ -67,10 +77,10 @@ class Unsandboxed:
         cancel: asyncio.Event,
     ) -> Outcome:
         if cancel.is_set():
-            return Outcome(None, Reason.CANCELLED, detail="The job was cancelled before it ran.")
+            return NEVER_RAN
         interpreter = self._interpreters.get(program.language)
         if interpreter is None:
-            return _broken(f"this machine has no interpreter for {program.language}")
+            return broken(f"this machine has no interpreter for {program.language}")
         folder = ""
         try:
             folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-")
@@ -79,7 +89,7 @@ class Unsandboxed:
             return outcome(seen, limits)
         except OSError as failure:
             _log.warning("job_not_run", attempt=attempt_id, why=str(failure))
-            return _broken(str(failure))
+            return broken(failure)
         finally:
             if folder:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -242,7 +252,3 @@ def _sweep() -> None:
         owner = folder.name.removeprefix(_FOLDER).partition("-")[0]
         if owner.isdigit() and not Path("/proc", owner).exists():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _broken(why: str) -> Outcome:
-    return Outcome(None, Reason.SANDBOX_ERROR, detail=f"The job could not be run: {why}.")
