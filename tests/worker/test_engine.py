@@ -83,6 +83,7 @@ async def test_the_spool_is_bounded_while_nobody_takes_its_results(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:
     """However many come: what is kept is the bound, what ran then, and what was about to."""
+    coordinator.greet = lambda hello: welcome(heartbeat_s=0.05)  # room is looked for with each
     size = 10 * LOG_DATA_BYTES_MAX
     rig = Rig(
         coordinator, tmp_path / "spool", Instant((bytes(size),)), spool_bytes_max=3 * size
