@@ -26,6 +26,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gridx.worker.agent.WELCOME_WITHIN_S", 1.0)
+    monkeypatch.setattr("gridx.worker.agent.PATIENCE_S", 0.5)
     monkeypatch.setattr("gridx.worker.connection.ANSWER_S", 0.4)
     monkeypatch.setattr("gridx.worker.connection.BACKOFF_FIRST_S", 0.02)
 

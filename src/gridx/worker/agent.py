@@ -42,7 +42,7 @@ from gridx.worker.sandbox.backends import Offered
 from gridx.worker.session import Profile, Session
 from gridx.worker.spool import Spool
 
-WELCOME_WITHIN_S = 8.0
+WELCOME_WITHIN_S = 7.0
 """A worker that was not accepted by then ends, so that it has ended after ten seconds."""
 PATIENCE_S = 4.0
 """So long it waits at least, where a busy machine took its time to make the sandboxes ready."""

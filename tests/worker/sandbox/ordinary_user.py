@@ -1,7 +1,8 @@
 """Becomes an ordinary user who sees this checkout and its interpreter, and runs a command.
 
-Run by root as `python ordinary_user.py COMMAND...`; with `--as-root` before the command it stays root. What lies in a folder that only root may enter
-(a home, say) is shown at its own place in a mount namespace of this process's own.
+Run by root as `python ordinary_user.py COMMAND...`; with `--as-root` before the command it stays root.
+What lies in a folder that only root may enter (a home, say) is shown at its own place in a mount
+namespace of this process's own.
 """
 
 import os

@@ -56,7 +56,7 @@ SAME = {
     ),
     "limits": "console.log(require('child_process').execSync('ulimit -n; ulimit -c; ulimit -l') + '')",
     "signals": "console.log(require('child_process').execSync('yes | head -1; trap') + '')",
-    "broken pipe": "require('child_process').exec('sleep 9').on('exit', (c, s) => console.log(c, s))"
+    "broken pipe": "require('child_process').exec('exec sleep 9').on('exit', (c, s) => console.log(c, s))"
     ".kill('SIGPIPE')",
     "stdin": "console.log(JSON.stringify(require('fs').readFileSync(0, 'utf8')))",
     "stdin stream": (

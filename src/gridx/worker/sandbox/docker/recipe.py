@@ -86,6 +86,7 @@ def container(shape: Shape, slot: int, *, labels: dict[str, str], runtime: str |
         "WorkingDir": WORK,
         "Hostname": "job",
         "NetworkDisabled": True,
+        "StopSignal": "SIGKILL",  # the end of the engine or the machine waits for no job
         "OpenStdin": True,
         "StdinOnce": True,
         "AttachStdin": True,
