@@ -26,8 +26,8 @@ REFUSED = {
 @pytest.mark.parametrize(
     "code",
     [
-        f"x = b'x' * (200 * {MB})",
-        f"import mmap\nm = mmap.mmap(-1, 200 * {MB})\nfor _ in range(200): m.write(b'x' * {MB})",
+        f"x = b'x' * (200 * {MB})\n{WAIT}",
+        f"import mmap\nm = mmap.mmap(-1, 200 * {MB})\nfor _ in range(200): m.write(b'x' * {MB})\n{WAIT}",
         f"open('/dev/shm/x', 'wb').write(b'x' * (60 * {MB}))\nx = b'x' * (60 * {MB})\n{WAIT}",
         (
             f"import os\nfor _ in range(4):\n  if os.fork() == 0:\n    x = b'x' * (40 * {MB})\n    {WAIT}"
