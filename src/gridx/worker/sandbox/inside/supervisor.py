@@ -150,6 +150,7 @@ class _Watch:
         self._child = child
         self._reaper = reaper
         self._mapped = setup.mapped
+        self._counted = bool(setup.groups)
         self._is_guest = bool(setup.runsc)
         self._told = child if self._is_guest else reaper
         self._memory_file = ""
@@ -196,7 +197,8 @@ class _Watch:
     def _report(self) -> None:
         os.kill(self._reaper, signal.SIGKILL)
         _, status = os.waitpid(self._child, 0)
-        os.waitpid(self._reaper, 0)
+        if not (self._counted and _is_empty()):
+            os.waitpid(self._reaper, 0)  # after all others, whose time it adds to its own
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         peak = max(usage.ru_maxrss * 1024, self._peak_bytes)
         ended = ENDED.pack(status, self._exceeded, usage.ru_utime, usage.ru_stime, peak)
@@ -232,6 +234,11 @@ class _Watch:
         os.kill(self._reaper, signal.SIGKILL)
         os.waitpid(self._child, 0)  # first: process 1 ends when no other is left, zombies included
         os.waitpid(self._reaper, 0)
+
+
+def _is_empty() -> bool:
+    """Whether no process of this world is left but its reaper."""
+    return not any(each.isdigit() and each != "1" for each in os.listdir("/proc"))
 
 
 def _mapped() -> tuple[int, int]:
