@@ -22,7 +22,7 @@ SUITES = {
 @pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
 async def test_the_suite_as_an_ordinary_user(suite: tuple[str, ...]) -> None:
     """Where the tests themselves run as one, this runs them once more, which does no harm."""
-    words = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
+    words = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--assert=plain")
     process = await asyncio.create_subprocess_exec(
         *(*AS_USER, *words, *suite),
         cwd=HERE,
