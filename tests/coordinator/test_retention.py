@@ -9,7 +9,7 @@ from gridx.clock import ManualClock
 from gridx.coordinator import retention
 from gridx.coordinator.grid import verify_store
 from gridx.coordinator.idempotency import IdempotencyKey
-from gridx.domain.errors import NotFound
+from gridx.domain.errors import NotFound, Unauthenticated
 from gridx.domain.job import JobSpec
 from gridx.domain.ledger import Kind
 from gridx.domain.policy import Retention
@@ -190,6 +190,25 @@ async def test_answers_are_kept_for_their_time(aging: Driver, rich: Principal) -
     aging.clock.advance(20)
     await sweep(aging)
     assert await kept() == 0
+
+
+async def test_log_ins_are_forgotten_a_day_after_they_expired(
+    aging: Driver, rich: Principal
+) -> None:
+    asked = aging.grid.users
+    tokens = [(await asked.issue("rich")).token for _ in range(2 * retention._BATCH + 1)]
+    aging.clock.advance(aging.policy.token_lifetime_s + DAY_S - 10)
+    await sweep(aging)
+    for token in tokens:
+        with pytest.raises(Unauthenticated, match="expired"):
+            await asked.authenticate(token)
+    aging.clock.advance(20)
+    fresh = (await asked.issue("rich")).token
+    await sweep(aging)
+    for token in tokens:
+        with pytest.raises(Unauthenticated, match="unknown"):
+            await asked.authenticate(token)
+    assert (await asked.authenticate(fresh)).user_id == "rich"
 
 
 async def test_forever_is_for_ever(aging: Driver, alice: Principal, bob: Principal) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from gridx.clock import MICROSECONDS, Clock
 from gridx.domain.errors import Unavailable
 from gridx.domain.policy import Retention
-from gridx.storage import requests, retention
+from gridx.storage import requests, retention, users
 from gridx.storage.database import Connection, Database
 from gridx.telemetry import get_logger
 
@@ -25,6 +25,8 @@ _PAUSE_S = 0.05
 _SWEEP_EVERY_S = 60.0
 _JUMP_S = 60.0
 _GRACE_S = 3_600.0
+_EXPIRED_LOGINS_S = 86_400.0
+"""So long who comes with one is told that it has expired, and not that it is unknown."""
 
 Step = Callable[[Connection, int, int, int], int | None]
 """Removes what is older than a time behind a number; the number it came to, None at the end."""
@@ -61,6 +63,7 @@ class RetentionLoop:
         await self._walk(retention.remove_jobs, self._ages.jobs_s)
         await self._walk(retention.remove_output, self._ages.output_s)
         await self._walk(_forget_answers, self._ages.answers_s)
+        await self._walk(_forget_logins, _EXPIRED_LOGINS_S)
         await self._database.write(lambda c: requests.forget_rates(c, self._clock.now()))
 
     def _offset(self) -> float:
@@ -90,3 +93,7 @@ class RetentionLoop:
 def _forget_answers(connection: Connection, _after: int, before: int, limit: int) -> int | None:
     # They lie in the order of their keys: each batch begins anew.
     return 0 if requests.forget_answers(connection, before, limit) == limit else None
+
+
+def _forget_logins(connection: Connection, _after: int, before: int, limit: int) -> int | None:
+    return 0 if users.forget_logins(connection, before, limit) == limit else None

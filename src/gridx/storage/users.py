@@ -135,6 +135,16 @@ def delete_tokens_of_user(
     connection.execute(query if keep is None else query.where(tokens.c.token_id != keep))
 
 
+def forget_logins(connection: Connection, before: int, limit: int) -> int:
+    """Drop log-in tokens that expired before this time, `limit` at most; how many there were."""
+    old = (
+        select(tokens.c.token_id)
+        .where(tokens.c.kind == TokenKind.LOGIN.value, tokens.c.expires_at < before)
+        .limit(limit)
+    )
+    return connection.execute(delete(tokens).where(tokens.c.token_id.in_(old))).rowcount
+
+
 def delete_tokens_of_worker(connection: Connection, worker_id: str) -> None:
     connection.execute(delete(tokens).where(tokens.c.worker_id == worker_id))
 
