@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Dialect, Engine
 
 from gridx.storage.dialect import READ_ONLY
 from tests.conftest import bring_to_schema
@@ -64,6 +63,8 @@ class Store:
         self._writing = False
         self._seen = 0
         self._reader: Any = _plain_connection(url)
+        value = "?" if url.startswith("sqlite:") else "%s"
+        self._newer = f"SELECT seq, what, line FROM watched WHERE seq > {value} ORDER BY seq"
 
     def close(self) -> None:
         self._reader.close()
@@ -76,24 +77,23 @@ class Store:
 
     def new_rows(self) -> list[tuple[str, str]]:
         """What was committed since the last call: (table, row as a JSON array), in order."""
-        rows = self.rows(
-            f"SELECT seq, what, line FROM watched WHERE seq > {self._seen} ORDER BY seq"
-        )
+        rows = self.rows(self._newer, self._seen)
         if rows:
             self._seen = rows[-1][0]
         return [(what, line) for _, what, line in rows]
 
-    def rows(self, query: str) -> list[Any]:
+    def rows(self, query: str, *values: int) -> list[Any]:
         """Rows of a query of the simulation's own."""
-        found: Rows = self._reader.execute(query)
+        found: Rows = self._reader.execute(query, values)
         return found.fetchall()
 
     # -------------------------------------------------------------- around the product's engine
 
     def watch(self, engine: Engine) -> None:
         """Follow a coordinator's commits, and let the disk's faults happen to them."""
-        dialect: Any = engine.dialect
-        commit: Callable[[Any], None] = dialect.do_commit
+        begin: Callable[[Any], None] = engine.dialect.do_begin
+        commit: Callable[[Any], None] = engine.dialect.do_commit
+        dialect: Any = compile_once(engine, "coordinator").dialect
         trouble = _sqlite_trouble if dialect.name == "sqlite" else _postgresql_trouble
 
         def do_commit(connection: Any) -> None:
@@ -111,13 +111,24 @@ class Store:
                 self._story.tell("a commit is not answered")
                 raise trouble("disk I/O error")
 
-        def begin(connection: Connection) -> None:
+        def do_begin(connection: Any) -> None:
             if self._loop.time() < self.away_until_s:
-                raise OperationalError("BEGIN", None, trouble("unable to open database"))
-            self._writing = not connection.get_execution_options().get(READ_ONLY, False)
+                raise trouble("unable to open database")
+            self._writing = READ_ONLY not in connection.info
+            begin(connection)
 
-        dialect.do_commit = do_commit
-        event.listen(engine, "begin", begin)
+        dialect.do_begin, dialect.do_commit = do_begin, do_commit
+
+
+_DIALECTS: dict[tuple[str, str], Dialect] = {}
+_COMPILED: dict[Any, Any] = {}
+
+
+def compile_once(engine: Engine, whose: str) -> Engine:
+    """Have the engine use what those before it compiled, of any run: it will not live for long."""
+    engine.dialect = _DIALECTS.setdefault((whose, engine.dialect.name), engine.dialect)
+    engine.update_execution_options(compiled_cache=_COMPILED)
+    return engine
 
 
 def _sqlite_trouble(message: str) -> Exception:

@@ -67,8 +67,10 @@ class Story:
         return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()[:16]
 
     def end(self) -> str:
-        """The last lines, and all those about what the violation names."""
-        names = {name[:8] for name in _ID.findall(self.violation or "")}
+        """The last lines, and all those about what the violation names; nothing without one."""
+        if self.violation is None:
+            return ""
+        names = {name[:8] for name in _ID.findall(self.violation)}
         about = [line for line in self.lines if names & set(_SHORT.findall(line))]
         names |= {name for line in about for name in _LEASE.findall(line)}
         about = [line for line in self.lines if names & set(_SHORT.findall(line))]

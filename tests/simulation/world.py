@@ -6,8 +6,10 @@ runs every few hundred commits and at the end.
 """
 
 import asyncio
+import gc
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,14 @@ from gridx.domain.user import Principal, Role, User
 from gridx.protocol.frames import WireCapabilities, WireResources
 from gridx.storage import ledger
 from gridx.storage.database import Connection
-from gridx.storage.dialect import make_engine
+from gridx.storage.dialect import make_engine, reading
 from gridx.worker.attempts import AttemptState
 from tests.simulation.coordinators import Coordinator
 from tests.simulation.faults import Faults, World
 from tests.simulation.invariants import Invariants
 from tests.simulation.network import Network
 from tests.simulation.people import Person
-from tests.simulation.store import Store, sqlite_store
+from tests.simulation.store import Store, compile_once, sqlite_store
 from tests.simulation.story import Story
 from tests.simulation.virtual import Stuck, VirtualClock, VirtualLoop
 from tests.simulation.witness import Witness
@@ -56,10 +58,23 @@ class Result:
 
 def simulate(seed: int, jobs: int = JOBS, url: str | None = None) -> Result:
     """Live through the world of `seed`, with about so many jobs, on SQLite or at `url`."""
-    with sqlite_store() as (file_url, folder):
+    with _uncollected(), sqlite_store() as (file_url, folder):
         run = _Run(seed, jobs, url or file_url, folder)
         with run.story.listening():
             return run.result()
+
+
+@contextmanager
+def _uncollected() -> Generator[None]:
+    """No garbage is looked for before the end: a world is small, and its process may hold much."""
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.unfreeze()
+        gc.enable()
 
 
 class _Run:
@@ -82,7 +97,7 @@ class _Run:
             initial_grant=0,
             group_size_max=self._draws.choice((1, 10, 1_000)),
         )
-        self._verifier = make_engine(url, 1)
+        self._verifier = compile_once(make_engine(url, 1), "verifier")
         self._folder = folder
         self._jobs = jobs
         self._coordinators = [
@@ -164,10 +179,8 @@ class _Run:
             self._verify()
 
     def _verify(self) -> None:
-        with self._verifier.connect() as connection:
-            connection = connection.execution_options(read_only=True)
-            with connection.begin():
-                verified = ledger.verify(connection)
+        with reading(self._verifier) as connection:
+            verified = ledger.verify(connection)
         self._must_add_up(verified)
 
     def _must_add_up(self, verified: Verification) -> None:

@@ -191,6 +191,8 @@ async def test_two_programs_lose_no_update(database_url: str) -> None:
     for database in databases:
         await database.open()
     await databases[0].write(open_account)
+    for database in databases:  # a connection that has read writes as any other
+        assert await database.read(amount_seen) == 0
     await asyncio.gather(*(database.write(add(1)) for _ in range(100) for database in databases))
     assert await databases[0].read(amount_seen) == 200
     for database in databases:

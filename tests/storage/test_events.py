@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Engine
 from gridx.domain.attempt import Reason
 from gridx.domain.job import JobStatus
 from gridx.storage import events
+from gridx.storage.dialect import reading
 from gridx.storage.events import Happening
 from tests.storage.rows import AT, add_user, new_id
 
@@ -57,8 +58,7 @@ def look(engine: Engine) -> list[int]:
     """The numbers of 160 events of a user, in the order they came to light."""
     seen: list[int] = []
     while len(seen) < 160:
-        with engine.connect() as connection:
-            connection = connection.execution_options(read_only=True)
+        with reading(engine) as connection:
             found = events.read(connection, "alice", seen[-1] if seen else 0, None, 100)
         seen += [event.number for event in found]
     return seen

@@ -28,7 +28,7 @@ from gridx.domain.policy import Policy
 from gridx.storage import archive, jobs, ledger, requests, users, workers
 from gridx.storage.archive import Examined, Progress, Restored
 from gridx.storage.database import Connection, Database
-from gridx.storage.dialect import make_engine, parse_url
+from gridx.storage.dialect import make_engine, parse_url, reading
 from gridx.storage.schema import migrate as migrate_schema
 from gridx.storage.schema import need_current
 from gridx.tasks import Tasks
@@ -237,10 +237,8 @@ def verify_store(policy: Policy) -> Verification:
     engine = make_engine(policy.storage_url, 1)
     try:
         need_current(engine)
-        with engine.connect() as connection:
-            connection = connection.execution_options(read_only=True)
-            with connection.begin():
-                return ledger.verify(connection)
+        with reading(engine) as connection:
+            return ledger.verify(connection)
     finally:
         engine.dispose()
 

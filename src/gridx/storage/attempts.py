@@ -93,6 +93,16 @@ def attempts_of_jobs(
     return found
 
 
+_IN_LEASES = attempts.c.lease.in_(bindparam("leases", expanding=True))
+_BY_LEASES = select(attempts).where(_IN_LEASES)
+_LOCK_BY_LEASES = (
+    select(jobs)
+    .where(jobs.c.number.in_(select(attempts.c.job_number).where(_IN_LEASES)))
+    .order_by(jobs.c.number)
+    .with_for_update()
+)
+
+
 def lock_by_leases(
     connection: Connection, leases: Collection[str]
 ) -> dict[str, tuple[JobState, Attempt]]:
@@ -100,17 +110,13 @@ def lock_by_leases(
 
     Jobs are locked before their attempts are read, so that both are of one moment.
     """
-    wanted = sorted(set(leases))
-    if not wanted:
+    if not leases:
         return {}
-    numbers = select(attempts.c.job_number).where(attempts.c.lease.in_(wanted))
+    wanted = {"leases": sorted(set(leases))}
     states = {
-        row.number: state_of(row)
-        for row in connection.execute(
-            select(jobs).where(jobs.c.number.in_(numbers)).order_by(jobs.c.number).with_for_update()
-        ).all()
+        row.number: state_of(row) for row in connection.execute(_LOCK_BY_LEASES, wanted).all()
     }
-    rows = connection.execute(select(attempts).where(attempts.c.lease.in_(wanted))).all()
+    rows = connection.execute(_BY_LEASES, wanted).all()
     return {
         row.lease: (states[row.job_number], _attempt(row, states[row.job_number].job_id))
         for row in rows
@@ -118,13 +124,14 @@ def lock_by_leases(
     }
 
 
+_LIVE_OF_WORKER = select(attempts.c.lease).where(
+    text("attempts.live"), attempts.c.worker_id == bindparam("worker_id")
+)
+
+
 def live_leases_of_worker(connection: Connection, worker_id: str) -> list[str]:
     """The leases a worker holds."""
-    return list(
-        connection.execute(
-            select(attempts.c.lease).where(text("attempts.live"), attempts.c.worker_id == worker_id)
-        ).scalars()
-    )
+    return list(connection.execute(_LIVE_OF_WORKER, {"worker_id": worker_id}).scalars())
 
 
 def leases_assigned_outside(
@@ -141,10 +148,12 @@ def leases_assigned_outside(
     return [(row.worker_id, row.lease) for row in rows]
 
 
+_WITH_LEASES = select(attempts.c.worker_id).where(text("attempts.live")).distinct()
+
+
 def workers_with_leases(connection: Connection) -> list[str]:
     """Workers that hold a lease."""
-    query = select(attempts.c.worker_id).where(text("attempts.live")).distinct()
-    return list(connection.execute(query).scalars())
+    return list(connection.execute(_WITH_LEASES).scalars())
 
 
 def count_live(connection: Connection) -> dict[str, int]:
@@ -210,23 +219,26 @@ def save_attempts(connection: Connection, changes: Sequence[tuple[Attempt, Attem
 # ------------------------------------------------------------------ output
 
 
+_WRITTEN = (
+    select(
+        output.c.job_number,
+        output.c.attempt,
+        output.c.stream,
+        func.max(output.c.frame),
+        func.max(output.c.start + func.length(output.c.data)),
+    )
+    .where(tuple_(output.c.job_number, output.c.attempt).in_(bindparam("keys", expanding=True)))
+    .group_by(output.c.job_number, output.c.attempt, output.c.stream)
+)
+
+
 def written_so_far(
     connection: Connection, keys: Collection[tuple[int, int]]
 ) -> dict[tuple[int, int], tuple[int, int, int]]:
     """Of attempts as (job number, number): frames stored, bytes of stdout, bytes of stderr."""
     if not keys:
         return {}
-    rows = connection.execute(
-        select(
-            output.c.job_number,
-            output.c.attempt,
-            output.c.stream,
-            func.max(output.c.frame),
-            func.max(output.c.start + func.length(output.c.data)),
-        )
-        .where(tuple_(output.c.job_number, output.c.attempt).in_(sorted(keys)))
-        .group_by(output.c.job_number, output.c.attempt, output.c.stream)
-    )
+    rows = connection.execute(_WRITTEN, {"keys": sorted(keys)})
     found: dict[tuple[int, int], tuple[int, int, int]] = {}
     for number, attempt, stream, frame, end in rows:
         frames, out, err = found.get((number, attempt), (0, 0, 0))

@@ -37,12 +37,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gridx.domain.errors import GridError, Unavailable
 from gridx.storage.dialect import (
-    READ_ONLY,
     is_away,
     is_contention,
     is_rolled_back,
     is_sqlite,
     make_engine,
+    reading,
     refuses_writes,
     was_overtaken,
 )
@@ -151,10 +151,8 @@ class Database:
         if self._is_away:
             raise Unavailable(AWAY)
         try:
-            with self.engine.connect() as connection:
-                connection = connection.execution_options(**{READ_ONLY: True})
-                with connection.begin():
-                    return operation(connection)
+            with reading(self.engine) as connection:
+                return operation(connection)
         except (DBAPIError, PoolTimeout) as error:
             raise _translated(error) from error
 

@@ -6,7 +6,8 @@ driver's own transactions, loses updates. PostgreSQL runs READ COMMITTED with ro
 """
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def make_engine(url: str, connections: int) -> Engine:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         engine = create_engine(parsed, pool_size=connections, max_overflow=0, hide_parameters=True)
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        # Not as a listener: an engine that has one looks for more of them at each statement.
+        engine.dialect.do_begin = _begin_sqlite
         return engine
     engine = create_engine(
         parsed,
@@ -117,9 +119,21 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
     connection.commit()
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get(READ_ONLY, False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+def _begin_sqlite(dbapi_connection: Any) -> None:
+    dbapi_connection.execute("BEGIN" if READ_ONLY in dbapi_connection.info else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def reading(engine: Engine) -> Generator[Connection]:
+    """A transaction that changes nothing; on SQLite it waits for no writer and keeps none out."""
+    with engine.connect() as connection:
+        info = connection.info
+        info[READ_ONLY] = True
+        try:
+            with connection.begin():
+                yield connection
+        finally:
+            info.pop(READ_ONLY, None)  # it is empty when the connection broke
 
 
 def upsert(connection: Connection, table: Table) -> Any:

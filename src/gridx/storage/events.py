@@ -39,6 +39,12 @@ class JobEvent(Struct, frozen=True):
     cancel_requested: bool
 
 
+_LOCK = (
+    select(users.c.user_id, users.c.last_event)
+    .where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
+    .order_by(users.c.user_id)
+    .with_for_update()
+)
 _INSERT = ManyRows(
     lambda _: insert(events),
     ["user_id", "number", "at", "job_id", "status", "reason", "attempt", "cancel_requested"],
@@ -57,16 +63,8 @@ def append(connection: Connection, happenings: Sequence[Happening]) -> None:
     """Number and store happenings. Call it last: it locks the users' rows."""
     if not happenings:
         return
-    wanted = sorted({h.user_id for h in happenings})
-    last = {
-        user_id: number
-        for user_id, number in connection.execute(
-            select(users.c.user_id, users.c.last_event)
-            .where(users.c.user_id.in_(wanted))
-            .order_by(users.c.user_id)
-            .with_for_update()
-        )
-    }
+    wanted = {"user_ids": sorted({h.user_id for h in happenings})}
+    last = {user_id: number for user_id, number in connection.execute(_LOCK, wanted)}
     rows: list[dict[str, object]] = []
     for h in happenings:
         last[h.user_id] += 1

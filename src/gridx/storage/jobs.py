@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
+from sqlalchemy import Connection, Integer, Row, bindparam, func, insert, select, text, update
 
 from gridx.domain.attempt import Reason
 from gridx.domain.job import Failure, Job, JobSpec, JobState, JobStatus, Limits, Terms
@@ -294,14 +294,17 @@ def _failures(stored: str | None) -> tuple[Failure, ...]:
     return () if stored is None else _decode_failures(stored)
 
 
+_LOCK = (
+    select(jobs)
+    .where(jobs.c.job_id.in_(bindparam("job_ids", expanding=True)))
+    .order_by(jobs.c.number)
+    .with_for_update()
+)
+
+
 def lock_jobs(connection: Connection, job_ids: Collection[str]) -> dict[str, JobState]:
     """The jobs with these ids, which nobody else changes until the transaction ends."""
-    rows = connection.execute(
-        select(jobs)
-        .where(jobs.c.job_id.in_(sorted(set(job_ids))))
-        .order_by(jobs.c.number)
-        .with_for_update()
-    )
+    rows = connection.execute(_LOCK, {"job_ids": sorted(set(job_ids))})
     return {row.job_id: state_of(row) for row in rows}
 
 
@@ -321,27 +324,33 @@ def lock_unfinished_of_batch(
     return _lock_unfinished(connection, condition, None)
 
 
+_LOCK_WAITING_SINCE = (
+    select(jobs)
+    .where(text("jobs.waiting"), jobs.c.queued_at < bindparam("before"))
+    .order_by(jobs.c.queued_at)
+    .limit(bindparam("limit", type_=Integer))
+    .with_for_update(skip_locked=True)
+)
+
+
 def lock_waiting_since(connection: Connection, before: int, limit: int) -> list[JobState]:
     """Jobs that have waited in a queue since before this time, locked, skipping those in use."""
-    rows = connection.execute(
-        select(jobs)
-        .where(text("jobs.waiting"), jobs.c.queued_at < before)
-        .order_by(jobs.c.queued_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
+    rows = connection.execute(_LOCK_WAITING_SINCE, {"before": before, "limit": limit})
     return [state_of(row) for row in rows]
+
+
+_LOCK_PAST_DEADLINE = (
+    select(jobs)
+    .where(text(UNSTARTED), jobs.c.deadline <= bindparam("now"))
+    .order_by(jobs.c.deadline)
+    .limit(bindparam("limit", type_=Integer))
+    .with_for_update(skip_locked=True)
+)
 
 
 def lock_past_deadline(connection: Connection, now: int, limit: int) -> list[JobState]:
     """Jobs that have not started by their deadline, locked, skipping those in use."""
-    rows = connection.execute(
-        select(jobs)
-        .where(text(UNSTARTED), jobs.c.deadline <= now)
-        .order_by(jobs.c.deadline)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
+    rows = connection.execute(_LOCK_PAST_DEADLINE, {"now": now, "limit": limit})
     return [state_of(row) for row in rows]
 
 

@@ -22,6 +22,12 @@ from gridx.domain.money import format_credits
 from gridx.storage.dialect import ManyRows, snapshot, upsert
 from gridx.storage.tables import balances, jobs, transfers, users
 
+_LOCK = (
+    select(balances.c.account, balances.c.amount)
+    .where(balances.c.account.in_(bindparam("accounts", expanding=True)))
+    .order_by(balances.c.account)
+    .with_for_update()
+)
 _INSERT = ManyRows(lambda _: insert(transfers),
     [
         "transfer_id", "at", "kind", "source", "target", "amount", "source_after", "target_after",
@@ -43,12 +49,7 @@ _UPDATE = ManyRows(
 def open_book(connection: Connection, user_ids: Collection[str]) -> Book:
     """A book of both accounts of each user, locked until the transaction ends."""
     accounts = sorted(a for user_id in set(user_ids) for a in (available(user_id), held(user_id)))
-    rows = connection.execute(
-        select(balances.c.account, balances.c.amount)
-        .where(balances.c.account.in_(accounts))
-        .order_by(balances.c.account)
-        .with_for_update()
-    )
+    rows = connection.execute(_LOCK, {"accounts": accounts})
     return Book({account: amount for account, amount in rows})
 
 

@@ -4,10 +4,9 @@ A queue is what one user's jobs of one shape wait in; a job that is put off is i
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, or_, select, text, update
+from sqlalchemy import Connection, Integer, bindparam, or_, select, text, update
 
 from gridx.domain.job import JobSpec, JobState
 from gridx.domain.matching import Shape, shape_of
@@ -34,6 +33,13 @@ _NEXT_QUEUE = text(
     """
 )
 
+_OF_QUEUE = (
+    text("jobs.waiting"),
+    jobs.c.user_id == bindparam("user_id"),
+    jobs.c.shape == bindparam("shape"),
+)
+_HEAD = select(jobs).where(*_OF_QUEUE).order_by(jobs.c.priority.desc(), jobs.c.number).limit(1)
+
 
 def find_queues(connection: Connection) -> list[QueueHead]:
     """Every queue that holds work, found by skipping through the index, not by reading the queue."""
@@ -41,7 +47,7 @@ def find_queues(connection: Connection) -> list[QueueHead]:
     position = {"user_id": "", "shape": ""}
     while (found := connection.execute(_NEXT_QUEUE, position).first()) is not None:
         position = {"user_id": found.user_id, "shape": found.shape}
-        row = connection.execute(_queue(found.user_id, found.shape).limit(1)).first()
+        row = connection.execute(_HEAD, position).first()
         if row is not None:
             shuns = tuple(failure.worker_id for failure in state_of(row).failures)
             shape = replace(shape_of(spec_of(row, None)), shuns=shuns)
@@ -49,12 +55,19 @@ def find_queues(connection: Connection) -> list[QueueHead]:
     return heads
 
 
-def _queue(user_id: str, key: str) -> Any:
-    return (
-        select(jobs)
-        .where(text("jobs.waiting"), jobs.c.user_id == user_id, jobs.c.shape == key)
-        .order_by(jobs.c.priority.desc(), jobs.c.number)
-    )
+_CHOOSE = (
+    select(jobs.c.number)
+    .where(*_OF_QUEUE, or_(jobs.c.deadline.is_(None), jobs.c.deadline > bindparam("now")))
+    .order_by(jobs.c.priority.desc(), jobs.c.number)
+    .limit(bindparam("limit", type_=Integer))
+    .with_for_update(skip_locked=True)
+)
+_CHOSEN = (
+    select(jobs, job_texts.c.texts)
+    .join(job_texts, job_texts.c.number == jobs.c.number)
+    .where(jobs.c.number.in_(bindparam("numbers", expanding=True)))
+    .order_by(jobs.c.priority.desc(), jobs.c.number)
+)
 
 
 def claim(
@@ -64,43 +77,37 @@ def claim(
 
     Those past their deadline are left to expire; those that were put off are in no queue.
     """
-    in_time = or_(jobs.c.deadline.is_(None), jobs.c.deadline > now)
-    chosen = (
-        select(jobs.c.number)
-        .where(text("jobs.waiting"), jobs.c.user_id == user_id, jobs.c.shape == key, in_time)
-        .order_by(jobs.c.priority.desc(), jobs.c.number)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    numbers = list(connection.execute(chosen).scalars())
+    wanted = {"user_id": user_id, "shape": key, "now": now, "limit": limit}
+    numbers = list(connection.execute(_CHOOSE, wanted).scalars())
     if not numbers:
         return []
-    rows = connection.execute(
-        select(jobs, job_texts.c.texts)
-        .join(job_texts, job_texts.c.number == jobs.c.number)
-        .where(jobs.c.number.in_(numbers))
-        .order_by(jobs.c.priority.desc(), jobs.c.number)
-    )
+    rows = connection.execute(_CHOSEN, {"numbers": numbers})
     return [(state_of(row), spec_of(row, row.texts), row.traceparent) for row in rows.all()]
+
+
+_EARLIEST_DUE = select(jobs.c.due_at).where(text(PUT_OFF)).order_by(jobs.c.due_at).limit(1)
+_CHOOSE_DUE = (
+    select(jobs.c.number)
+    .where(text(PUT_OFF), jobs.c.due_at <= bindparam("now"))
+    .order_by(jobs.c.due_at)
+    .limit(bindparam("limit", type_=Integer))
+    .with_for_update(skip_locked=True)
+)
+_FORGET_FUTURE = (
+    update(jobs)
+    .where(text(PUT_OFF), jobs.c.due_at > bindparam("after"), jobs.c.attempt > 0)
+    .values(due_at=bindparam("now"))
+)
 
 
 def earliest_due(connection: Connection) -> int | None:
     """When the first of the jobs is due that were put off."""
-    return connection.scalar(
-        select(jobs.c.due_at).where(text(PUT_OFF)).order_by(jobs.c.due_at).limit(1)
-    )
+    return connection.scalar(_EARLIEST_DUE)
 
 
 def queue_due(connection: Connection, now: int, limit: int) -> int:
     """Put jobs that are due into their queues, where they wait from then on; how many."""
-    chosen = (
-        select(jobs.c.number)
-        .where(text(PUT_OFF), jobs.c.due_at <= now)
-        .order_by(jobs.c.due_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    numbers = list(connection.execute(chosen).scalars())
+    numbers = list(connection.execute(_CHOOSE_DUE, {"now": now, "limit": limit}).scalars())
     if numbers:
         connection.execute(
             update(jobs)
@@ -115,11 +122,7 @@ def forget_future(connection: Connection, now: int, after: int) -> None:
 
     Jobs that were never placed wait for a time that their submitter named, whatever the clock did.
     """
-    connection.execute(
-        update(jobs)
-        .where(text(PUT_OFF), jobs.c.due_at > after, jobs.c.attempt > 0)
-        .values(due_at=now)
-    )
+    connection.execute(_FORGET_FUTURE, {"now": now, "after": after})
 
 
 def oldest_waiting(connection: Connection) -> int | None:

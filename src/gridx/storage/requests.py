@@ -1,8 +1,7 @@
 """Bookkeeping of requests: answers kept by idempotency key, rates, and which coordinators live."""
 
-from sqlalchemy import Connection, delete, func, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
-from gridx.storage.dialect import upsert
 from gridx.storage.tables import coordinators, idempotency
 
 _ALLOW = text(
@@ -32,6 +31,23 @@ def forget_rates(connection: Connection, now: int) -> None:
     connection.execute(text("DELETE FROM rate_limits WHERE arrival < :now"), {"now": now})
 
 
+_RESERVE = text(
+    """
+    INSERT INTO idempotency (user_id, path, key, body_hash, result, created_at)
+    VALUES (:user_id, :path, :key, :body_hash, '', :now)
+    ON CONFLICT DO NOTHING RETURNING key
+    """
+)
+_THIS_KEY = (
+    idempotency.c.user_id == bindparam("b_user_id"),
+    idempotency.c.path == bindparam("b_path"),
+    idempotency.c.key == bindparam("b_key"),
+)
+_FIND = select(idempotency.c.body_hash, idempotency.c.result).where(*_THIS_KEY)
+_KEEP = update(idempotency).where(*_THIS_KEY).values(result=bindparam("b_result"))
+_RELEASE = delete(idempotency).where(*_THIS_KEY)
+
+
 def reserve_answer(
     connection: Connection, user_id: str, path: str, key: str, *, body_hash: str, now: int
 ) -> tuple[str, str] | None:
@@ -39,47 +55,23 @@ def reserve_answer(
 
     A key that another transaction is using makes this one wait for that.
     """
-    fresh = connection.execute(
-        upsert(connection, idempotency)
-        .values(user_id=user_id, path=path, key=key, body_hash=body_hash, result="", created_at=now)
-        .on_conflict_do_nothing()
-        .returning(idempotency.c.key)
-    )
+    new = {"user_id": user_id, "path": path, "key": key, "body_hash": body_hash, "now": now}
     # Not its row count: a driver need not count what an INSERT did.
-    if fresh.first() is not None:
+    if connection.execute(_RESERVE, new).first() is not None:
         return None
-    row = connection.execute(
-        select(idempotency.c.body_hash, idempotency.c.result).where(
-            idempotency.c.user_id == user_id,
-            idempotency.c.path == path,
-            idempotency.c.key == key,
-        )
-    ).one()
+    row = connection.execute(_FIND, {"b_user_id": user_id, "b_path": path, "b_key": key}).one()
     return row.body_hash, row.result
 
 
 def keep_answer(connection: Connection, user_id: str, path: str, key: str, result: str) -> None:
     """Keep what a key's request made."""
-    connection.execute(
-        update(idempotency)
-        .where(
-            idempotency.c.user_id == user_id,
-            idempotency.c.path == path,
-            idempotency.c.key == key,
-        )
-        .values(result=result)
-    )
+    values = {"b_user_id": user_id, "b_path": path, "b_key": key, "b_result": result}
+    connection.execute(_KEEP, values)
 
 
 def release_answer(connection: Connection, user_id: str, path: str, key: str) -> None:
     """Give a key back whose request was refused."""
-    connection.execute(
-        delete(idempotency).where(
-            idempotency.c.user_id == user_id,
-            idempotency.c.path == path,
-            idempotency.c.key == key,
-        )
-    )
+    connection.execute(_RELEASE, {"b_user_id": user_id, "b_path": path, "b_key": key})
 
 
 def forget_answers(connection: Connection, before: int, limit: int) -> int:
@@ -95,14 +87,17 @@ def forget_answers(connection: Connection, before: int, limit: int) -> int:
     return len(rows)
 
 
+_MARK = text(
+    """
+    INSERT INTO coordinators (coordinator_id, seen_at) VALUES (:coordinator_id, :now)
+    ON CONFLICT (coordinator_id) DO UPDATE SET seen_at = excluded.seen_at
+    """
+)
+
+
 def mark_coordinator(connection: Connection, coordinator_id: str, now: int) -> None:
     """This coordinator lives."""
-    statement = upsert(connection, coordinators).values(coordinator_id=coordinator_id, seen_at=now)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["coordinator_id"], set_={"seen_at": statement.excluded.seen_at}
-        )
-    )
+    connection.execute(_MARK, {"coordinator_id": coordinator_id, "now": now})
 
 
 def forget_coordinator(connection: Connection, coordinator_id: str) -> None:

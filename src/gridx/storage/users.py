@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from gridx.domain.user import ApiKey, Principal, Role, Scope, TokenKind, User
 from gridx.storage.tables import audit, invites, tokens, users
@@ -63,14 +63,17 @@ def list_users(connection: Connection, limit: int, after: str | None) -> list[Us
     return [_user(row) for row in connection.execute(query)]
 
 
+_LOCK_ACTIVE = (
+    select(users.c.user_id, users.c.suspended)
+    .where(users.c.user_id.in_(bindparam("user_ids", expanding=True)))
+    .order_by(users.c.user_id)
+    .with_for_update()
+)
+
+
 def lock_active(connection: Connection, user_ids: Collection[str]) -> set[str]:
     """Those of the users that exist and are not suspended, locked so that they stay so."""
-    rows = connection.execute(
-        select(users.c.user_id, users.c.suspended)
-        .where(users.c.user_id.in_(sorted(set(user_ids))))
-        .order_by(users.c.user_id)
-        .with_for_update()
-    )
+    rows = connection.execute(_LOCK_ACTIVE, {"user_ids": sorted(set(user_ids))})
     return {row.user_id for row in rows if not row.suspended}
 
 
@@ -96,13 +99,16 @@ def insert_token(
     )
 
 
+_BEARER = (
+    select(tokens, users.c.role, users.c.suspended)
+    .join(users, users.c.user_id == tokens.c.user_id)
+    .where(tokens.c.secret_hash == bindparam("secret_hash"))
+)
+
+
 def find_principal(connection: Connection, secret_hash: str) -> tuple[Principal, bool] | None:
     """Who bears the token with this hash, and whether that user is suspended."""
-    row = connection.execute(
-        select(tokens, users.c.role, users.c.suspended)
-        .join(users, users.c.user_id == tokens.c.user_id)
-        .where(tokens.c.secret_hash == secret_hash)
-    ).first()
+    row = connection.execute(_BEARER, {"secret_hash": secret_hash}).first()
     if row is None:
         return None
     who = Principal(

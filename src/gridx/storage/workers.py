@@ -50,16 +50,18 @@ def insert_worker(connection: Connection, worker: Worker) -> None:
     )
 
 
+_FIND = select(workers).where(workers.c.worker_id == bindparam("worker_id"))
+_LOCK = _FIND.with_for_update()
+
+
 def find_worker(connection: Connection, worker_id: str) -> Worker | None:
-    row = connection.execute(select(workers).where(workers.c.worker_id == worker_id)).first()
+    row = connection.execute(_FIND, {"worker_id": worker_id}).first()
     return None if row is None else _worker(row)
 
 
 def lock_worker(connection: Connection, worker_id: str) -> Worker | None:
     """The worker, whose row nobody else changes until the transaction ends."""
-    row = connection.execute(
-        select(workers).where(workers.c.worker_id == worker_id).with_for_update()
-    ).first()
+    row = connection.execute(_LOCK, {"worker_id": worker_id}).first()
     return None if row is None else _worker(row)
 
 
@@ -86,13 +88,16 @@ def end_session(connection: Connection, worker_id: str, session_id: str, heard_a
     return result.rowcount == 1
 
 
+_END_SILENT = (
+    update(workers)
+    .where(workers.c.session_id.is_not(None), workers.c.seen_at < bindparam("before"))
+    .values(session_id=None)
+)
+
+
 def end_silent_sessions(connection: Connection, before: int) -> None:
     """Mark workers offline that no coordinator has heard of since `before`."""
-    connection.execute(
-        update(workers)
-        .where(workers.c.session_id.is_not(None), workers.c.seen_at < before)
-        .values(session_id=None)
-    )
+    connection.execute(_END_SILENT, {"before": before})
 
 
 _SEEN = (
@@ -127,9 +132,14 @@ def give_another_chance(connection: Connection, worker_ids: Collection[str], now
         )
 
 
+_FORGET_FUTURE = (
+    update(workers).where(workers.c.seen_at > bindparam("after")).values(seen_at=bindparam("now"))
+)
+
+
 def forget_future(connection: Connection, now: int, after: int) -> None:
     """Workers last seen later than `after` were seen `now`: the clock was ahead and went back."""
-    connection.execute(update(workers).where(workers.c.seen_at > after).values(seen_at=now))
+    connection.execute(_FORGET_FUTURE, {"now": now, "after": after})
 
 
 def lock_silent(connection: Connection, worker_ids: Collection[str], before: int) -> list[Worker]:
