@@ -70,6 +70,8 @@ def main() -> int:
     os.environ.setdefault("UV_SYSTEM_CERTS", "1")
     # Only what the locks name is imported, whatever the caller has lying around.
     os.environ.pop("PYTHONPATH", None)
+    # Compiled modules are kept: each of the hundreds of programs that tests start would else compile.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     try:
         return run_command(options, rest)
     except KeyboardInterrupt:

@@ -247,7 +247,9 @@ async def settled_tasks(driver: Driver) -> int:
 async def serve(hand: Hand, count: int) -> None:
     done = 0
     while done < count:
-        for order in await hand.session.outgoing():
+        orders = await hand.session.outgoing()
+        assert orders, "its session is over"
+        for order in orders:
             for attempt in getattr(order, "attempts", ()):
                 await hand.report(
                     StartedReport(attempt.key, "x"),
