@@ -6,7 +6,7 @@ import pytest
 
 from gridx.config import load_settings
 from gridx.domain.errors import InvalidInput
-from gridx.server.app import policy_of
+from gridx.server.policy import policy_of
 
 
 def retention(value: str) -> float:

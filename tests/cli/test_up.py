@@ -73,8 +73,9 @@ def test_one_folder_and_one_port_serve_one_grid(tmp_path: Path) -> None:
         assert grid.process.exit_code is None
 
 
-def test_without_a_worker(tmp_path: Path) -> None:
+def test_without_a_worker_and_with_a_password_that_was_given(tmp_path: Path) -> None:
     with grid_up(tmp_path / "data", "--no-worker") as grid:
+        assert PASSWORD not in grid.process.output
         admin = grid.person(tmp_path / "home", "admin")
         assert admin.json("workers") == []
 
@@ -92,12 +93,6 @@ def test_a_folder_that_cannot_be_one(tmp_path: Path) -> None:
     done = Person(clean_environment(tmp_path)).gridx("up", "--data", str(tmp_path / "file" / "x"))
     assert done.returncode == 1
     assert "--data" in done.stderr
-
-
-def test_the_password_given_is_the_administrators(tmp_path: Path) -> None:
-    with grid_up(tmp_path / "data", "--no-worker") as grid:
-        assert PASSWORD not in grid.process.output
-        grid.person(tmp_path / "home", "admin")
 
 
 def test_ctrl_c_in_the_middle_of_starting_is_quiet(tmp_path: Path) -> None:

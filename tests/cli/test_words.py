@@ -100,6 +100,12 @@ def test_a_remote_command_imports_no_server(tmp_path: Path) -> None:
     assert not modules & {"fastapi", "sqlalchemy", "uvicorn", "rich", "alembic"}
 
 
+def test_a_folder_is_opened_without_a_server(tmp_path: Path) -> None:
+    modules = imported_by("ledger", "verify", "--data", str(tmp_path), home=tmp_path)
+    assert "sqlalchemy" in modules
+    assert not modules & {"fastapi", "starlette", "uvicorn"}
+
+
 EXITS = [
     (("succeeded", None, 0), 0),
     (("failed", "exit_code", 3), 3),

@@ -20,17 +20,34 @@ T = TypeVar("T")
 FINAL = ("succeeded", "failed", "cancelled")
 PASSWORD = "correct horse"
 FINAL_S = 30.0
+SOON_S = 6.0
+"""Two seconds are meant; a loaded machine gets more."""
 POLL_S = 0.03
 
 
-def until(condition: Callable[[], T | None], what: str, within_s: float = 15.0) -> T:
+def until(
+    condition: Callable[[], T | None],
+    what: str,
+    within_s: float = 15.0,
+    *,
+    every_s: float = POLL_S,
+) -> T:
     """Ask again and again until `condition` gives something true; fail when it is late."""
     deadline = time.monotonic() + within_s
     pause = threading.Event()
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        pause.wait(POLL_S)
+        pause.wait(every_s)
     return found
+
+
+def soon(ask: Callable[[], tuple[int, str]]) -> str:
+    """What is said with a 503 that comes soon."""
+    began = time.monotonic()
+    status, words = ask()
+    assert status == 503, words
+    assert time.monotonic() - began < SOON_S
+    return words
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ CLIENTS = 4
 BATCH = 20
 FINAL_WITHIN_S = 240.0
 UP_WITHIN_S = 40.0
+ASK_EVERY_S = 0.1
+"""Asking is work too, for those who are to start again and for those who run the load."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ def load(jobs: int) -> list[Expected]:
 def _kind(number: int) -> Expected:
     match number % 20:
         case 0 | 10:
-            code = f"import time\nfor n in range(5): print({number}, n, flush=True); time.sleep(.1)"
+            code = (
+                f"import time\nfor n in range(5): print({number}, n, flush=True); time.sleep(.02)"
+            )
             return _good(number, code, "".join(f"{number} {n}\n" for n in range(5)))
         case 1:
             code = f"console.log({number} * 2)"
@@ -90,13 +94,13 @@ class Storm:
             way = 2 * len(work)
             for number, strike in enumerate(strikes, 1):
                 goal = way * number // (len(strikes) + 1)
-                until(lambda: self._progress() >= goal, f"{goal} of {way}", FINAL_WITHIN_S)  # noqa: B023
+                self._until_done(goal, way)
                 strike()
             for client in clients:
                 client.result()
         if self.line is not None:
             self.line.mend()
-        until(lambda: self._progress() == way, "all is final", FINAL_WITHIN_S)
+        self._until_done(way, way)
 
     def shuffled(self, *kinds: tuple[Callable[[], None], int]) -> list[Callable[[], None]]:
         """Each kind of strike so many times, in the order of this seed."""
@@ -121,6 +125,10 @@ class Storm:
         self.house.workers.insert(number, self.house.workers.pop())
         until(lambda: self._answers(lambda: self.house.is_online(again)), "it is back", UP_WITHIN_S)
 
+    def _until_done(self, goal: int, way: int) -> None:
+        what = f"{goal} of {way}"
+        until(lambda: self._progress() >= goal, what, FINAL_WITHIN_S, every_s=ASK_EVERY_S)
+
     def _submit(self, client: int, specs: Sequence[Json]) -> None:
         """Half of them one by one, half in batches; each until it is accepted, however often."""
         person = Person(self.alice.url, "alice", self.alice.token)
@@ -142,7 +150,7 @@ class Storm:
             assert answer.status_code in (201, 503), answer.text
             return answer.status_code == 201
 
-        until(accepted, f"{path} is accepted", UP_WITHIN_S)
+        until(accepted, f"{path} is accepted", UP_WITHIN_S, every_s=ASK_EVERY_S)
         with self._lock:
             self.accepted += jobs
 
@@ -169,14 +177,16 @@ class Storm:
 def differences(alice: Person, work: Sequence[Expected]) -> list[str]:
     """What did not come out as it must: each job once, final, with its own end and output."""
     listed = alice.items("/jobs?limit=500")
-    found = {each["name"]: each["job_id"] for each in listed}
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        jobs = pool.map(alice.job, [each["job_id"] for each in listed])
+        found = {job["name"]: job for job in jobs}
     wrong = [] if len(listed) == len(work) else [f"{len(listed)} jobs instead of {len(work)}"]
     for each in work:
         name = each.spec["name"]
         if name not in found:
             wrong.append(f"{name} is missing")
             continue
-        job = alice.job(found[name])
+        job = found[name]
         ends = [a for a in job["attempts"] if a["status"] in ("succeeded", "failed")]
         own = [a for a in ends if a["reason"] != "sandbox_error"]
         came = (job["status"], job["reason"], job["exit_code"], job["stdout"])

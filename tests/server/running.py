@@ -13,7 +13,8 @@ import uvloop
 from gridx.clock import SystemClock
 from gridx.config import Settings, load_settings
 from gridx.coordinator.grid import initialise
-from gridx.server.app import Serving, policy_of, serving
+from gridx.server.app import Serving, serving
+from gridx.server.policy import policy_of
 
 PASSWORD = "correct horse"
 GENEROUS = {

@@ -19,8 +19,9 @@ from gridx.coordinator.grid import initialise, issue_local_token
 from gridx.domain.errors import Unavailable
 from gridx.protocol import frames
 from gridx.protocol.frames import SUBPROTOCOL, Codec
-from gridx.server.app import Serving, policy_of, serving
+from gridx.server.app import Serving, serving
 from gridx.server.lifetime import Room
+from gridx.server.policy import policy_of
 from gridx.server.streams import KEEP_ALIVE_S, TOKEN_CHECK_S
 from tests.server.running import PASSWORD, settings_for
 from tests.server.socket_worker import hello

@@ -20,8 +20,10 @@ from typing import IO, Literal, NoReturn
 import psutil
 
 WAIT_S = 20.0
-# The kernel ends the process when the test run itself dies; `setpriv` is part of every Debian.
-DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
+# As from a terminal: a test run in the background of a script ignores SIGINT, and what it starts
+# would inherit that. And the kernel ends the process when the test run itself dies. Both programs
+# are part of every Debian.
+STARTER = ("env", "--default-signal", "setpriv", "--pdeathsig", "KILL", "--")
 Stream = Literal["stdout", "stderr"]
 
 
@@ -67,8 +69,8 @@ def is_alive(pid: int) -> bool:
 class Process:
     """One running command with everything it printed so far.
 
-    It leads its own session and process group, so that `kill` reaches all it started. It gets a
-    SIGKILL from the kernel when the test run itself dies.
+    It leads its own session and process group, so that `kill` reaches all it started. It ignores no
+    signal, and gets a SIGKILL from the kernel when the test run itself dies.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Process:
     ) -> None:
         self.command = [str(word) for word in command]
         self._popen = subprocess.Popen(
-            [*DIE_WITH_PARENT, *self.command],
+            [*STARTER, *self.command],
             cwd=cwd,
             env=dict(env) if env is not None else None,
             stdin=subprocess.PIPE,

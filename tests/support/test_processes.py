@@ -50,6 +50,15 @@ def test_stops_in_order() -> None:
         assert process.stop(signal.SIGTERM) == 7
 
 
+def test_ignores_no_signal_that_the_test_run_ignores() -> None:
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with running("cat") as process:
+            assert process.stop(signal.SIGINT) == -signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 def test_kills_the_whole_family() -> None:
     code = (
         "import subprocess; child = subprocess.Popen(['sleep', '60']);"

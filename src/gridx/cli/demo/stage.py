@@ -13,7 +13,8 @@ from gridx.clock import Clock, SystemClock
 from gridx.config import Settings
 from gridx.coordinator.grid import initialise, issue_local_token
 from gridx.domain.errors import GridError
-from gridx.server.app import policy_of, serving
+from gridx.server.app import serving
+from gridx.server.policy import policy_of
 
 ADMIN = "admin"
 OWNERS = {"olivia": "attic-pc", "peter": "lab-2"}

@@ -118,7 +118,7 @@ def _policy(data: Path | None) -> "Policy":
     from gridx.cli.service import programs
 
     programs.need_coordinator()
-    from gridx.server.app import policy_of
+    from gridx.server.policy import policy_of
 
     url = None
     if data is not None or not names_a_store():

@@ -85,7 +85,7 @@ def init(
 
     programs.need_coordinator()
     from gridx.coordinator import grid
-    from gridx.server.app import policy_of
+    from gridx.server.policy import policy_of
 
     if data is not None:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -88,7 +88,7 @@ def verify_store(folder: Path) -> "LedgerReportView":
     from gridx.config import load_settings
     from gridx.coordinator import grid
     from gridx.protocol.http import LedgerReportView
-    from gridx.server.app import policy_of
+    from gridx.server.policy import policy_of
 
     if not (folder / "gridx.db").is_file():
         raise NotFound(

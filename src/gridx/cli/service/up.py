@@ -129,7 +129,7 @@ class _Grid:
         from gridx.cli.service.coordinator import tell_admin
         from gridx.clock import SystemClock
         from gridx.coordinator.grid import initialise
-        from gridx.server.app import policy_of
+        from gridx.server.policy import policy_of
 
         password, is_made_up = admin_password(None, os.environ)
         made = await initialise(policy_of(self._settings), SystemClock(), ADMIN, password)
