@@ -1,7 +1,7 @@
 """Houses for the tests of this folder: one that most share, and fresh ones for those that break it.
 
 The shared house has a worker of its own people: `olive` owns it, so that what others run there is
-billed. Every test leaves an exact ledger behind; the command that says so runs when a house closes.
+billed. Every test leaves an exact ledger behind.
 """
 
 import shutil
@@ -51,7 +51,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Genera
 def house(shared: House) -> Generator[House]:
     """The shared house, with `olive`'s worker in it."""
     yield shared
-    shared.adds_up()
+    shared.verify()
 
 
 @pytest.fixture

@@ -179,15 +179,11 @@ class House:
 
     # ------------------------------------------------------------------ the end
 
-    def adds_up(self) -> None:
-        """The ledger is exact, says the API."""
+    def verify(self) -> None:
+        """The ledger is exact, says the API and says the command."""
         report = self.admin.ask("/admin/ledger/verify")
         assert report["ok"] is True, report
         assert report["differences"] == []
-
-    def verify(self) -> None:
-        """The ledger is exact, says the API and says the command."""
-        self.adds_up()
         done = self.gridx(self.admin, "ledger", "verify")
         assert done.returncode == 0, done.stdout + done.stderr
 
