@@ -282,8 +282,9 @@ async def test_tasks_and_files_are_as_many_as_before_after_2000_jobs_and_300_con
         assert replaced.session.closed
         if number % 3 == 0:
             await hand.gone()
-    again = await driver.submit(alice)
-    await serve(await driver.worker(token, slots=50), 1)
+    hand = await driver.worker(token, slots=50)
+    again = await driver.submit(alice)  # not before: it would be placed on who is being replaced
+    await serve(hand, 1)
     await driver.final(alice, again.job_id)
     after = (await settled_tasks(driver), files_open(), threads())
     assert after == before
