@@ -42,8 +42,9 @@ PROGRAMS = {
     "dockerd": "docker.io",  # the engine behind the docker sandbox
     "runsc": "runsc",  # gVisor's
 }
-# Two processes, each with its own servers; tests of one `xdist_group` stay in one of them.
-WHOLE_SUITE = ("-n", "2", "--dist", "loadgroup")
+# Three processes, each with its own servers: on two processors, because many tests wait for clocks.
+# Tests of one `xdist_group` stay in one of them.
+WHOLE_SUITE = ("-n", "3", "--dist", "loadgroup")
 LINES_SHOWN_MAX = 80
 CHECKED = ("src", "tests", "benchmarks", "scripts", "dev.py")
 

@@ -85,15 +85,15 @@ async def host(
         "secret_end": SECRET[1],
     }
     copies = tmp_path_factory.mktemp("copies")
-    yield Host(sandbox, Enforcement.MEMORY in enforces, words, copies)
-    await sandbox.close()
-    assert await traces.settled(before) == before
-    del os.environ["GRIDX_TEST_SECRET"]
-    for each in (service, abstract):
-        each.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            each.accept()
-        each.close()
+    with service, abstract:
+        yield Host(sandbox, Enforcement.MEMORY in enforces, words, copies)
+        await sandbox.close()
+        del os.environ["GRIDX_TEST_SECRET"]
+        assert await traces.left(before) == traces.NOTHING
+        for each in (service, abstract):
+            each.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                each.accept()
     assert file.read_text() == "".join(SECRET)
 
 

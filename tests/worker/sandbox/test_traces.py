@@ -56,7 +56,7 @@ async def test_nothing_is_left_of_two_hundred_mixed_jobs() -> None:
     await mixed(sandbox, 1)
     before = traces.count()
     await mixed(sandbox, 20)
-    assert await traces.settled(before) == before
+    assert await traces.left(before) == traces.NOTHING
     await sandbox.close()
 
 
@@ -70,7 +70,7 @@ async def test_nothing_is_left_of_a_sandbox_that_was_closed(
         await sandbox.open()
         await mixed(sandbox, 1)
         await sandbox.close()
-    assert await traces.settled(before) == before
+    assert await traces.left(before) == traces.NOTHING
     assert _groups_of(os.getpid()) == []
 
 
@@ -88,7 +88,7 @@ async def test_closing_ends_what_runs() -> None:
         program = Program("bash", "trap '' TERM; echo ready; while :; do sleep 1; done")
         ran = await run(sandbox, program, watcher=watcher)
     assert ran.outcome.reason is Reason.SANDBOX_ERROR
-    assert await traces.settled(before) == before
+    assert await traces.left(before) == traces.NOTHING
 
 
 async def test_a_run_that_is_abandoned_ends_its_job(sandbox: Bubblewrap) -> None:

@@ -9,28 +9,51 @@ from pathlib import Path
 from gridx.worker.sandbox.cgroups import groups
 
 _GROUPS = Path("/sys/fs/cgroup")
+_SERVERS = {"postgres"}
+"""Those of other tests start and end processes of their own as they like."""
 
 
 @dataclass(frozen=True)
 class Traces:
-    """Counts that must be the same before and after jobs."""
+    """What must not have become more by jobs; processes by their ids."""
 
-    processes: int
+    processes: frozenset[int]
     mounts: int
     control_groups: int
     descriptors: int
 
+    def beyond(self, before: "Traces") -> "Traces":
+        """What is here that was not before: what was there may have ended meanwhile."""
+        return Traces(
+            self.processes - before.processes,
+            max(0, self.mounts - before.mounts),
+            max(0, self.control_groups - before.control_groups),
+            max(0, self.descriptors - before.descriptors),
+        )
 
-def count(root_pid: int | None = None) -> Traces:
-    """Look at this process, everything below it, and the machine around it."""
+
+NOTHING = Traces(frozenset(), 0, 0, 0)
+
+
+def count() -> Traces:
+    """Look at this process, everything below it but database servers, and the machine around it."""
     return Traces(
-        processes=len(descendants(root_pid or os.getpid())),
+        processes=frozenset(
+            each for each in descendants(os.getpid()) if _name(each) not in _SERVERS
+        ),
         mounts=len(Path("/proc/self/mountinfo").read_text().splitlines()),
         control_groups=sum(
             len(list(each.glob("attempt-*"))) for each in own_groups() if _is_ours(each)
         ),
         descriptors=len(list(Path("/proc/self/fd").iterdir())),
     )
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""  # it has just ended
 
 
 def descendants(pid: int) -> set[int]:
@@ -86,15 +109,15 @@ def _is_ours(group: Path) -> bool:
     return group.name.startswith(f"{groups.NAME_PREFIX}{os.getpid()}-")
 
 
-async def settled(expected: Traces) -> Traces:
-    """The counts once they are as expected, or as they still are after ten seconds."""
-    seen = count()
+async def left(before: Traces) -> Traces:
+    """What is here beyond `before`, once that is nothing, or as it still is after ten seconds."""
+    found = count().beyond(before)
     for _ in range(1000):
-        if seen == expected:
+        if found == NOTHING:
             break
         await asyncio.get_running_loop().run_in_executor(None, _a_moment)
-        seen = count()
-    return seen
+        found = count().beyond(before)
+    return found
 
 
 def _a_moment() -> None:
