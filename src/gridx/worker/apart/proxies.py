@@ -29,7 +29,7 @@ from gridx.worker.apart.messages import (
     from_warden,
 )
 from gridx.worker.sandbox.backends import Choice, Offered
-from gridx.worker.sandbox.base import Emit, Limits, Outcome, Program, Report, broken
+from gridx.worker.sandbox.base import NEVER_RAN, Emit, Limits, Outcome, Program, Report, broken
 
 ENDED_WITHIN_S = 3.0
 _LOOK_EVERY_S = 0.01
@@ -196,6 +196,8 @@ class _Proxy:
         emit: Emit,
         cancel: asyncio.Event,
     ) -> Outcome:
+        if cancel.is_set():
+            return NEVER_RAN
         if program.outputs is not None:
             return broken("a worker that root started keeps no files of jobs")
         order = Run(self._calls.new_number(), self._backend, attempt_id, program, limits)
