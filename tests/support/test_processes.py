@@ -54,6 +54,8 @@ def test_ignores_no_signal_that_the_test_run_ignores() -> None:
     usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with running("cat") as process:
+            process.send("here\n")
+            process.wait_for("here")  # before that it may be what will become `cat`
             assert process.stop(signal.SIGINT) == -signal.SIGINT
     finally:
         signal.signal(signal.SIGINT, usual)
