@@ -62,8 +62,8 @@ class RetentionLoop:
         """One look at everything that may have aged out."""
         await self._walk(retention.remove_jobs, self._ages.jobs_s)
         await self._walk(retention.remove_output, self._ages.output_s)
-        await self._walk(_forget_answers, self._ages.answers_s)
-        await self._walk(_forget_logins, _EXPIRED_LOGINS_S)
+        await self._walk(_anew(requests.forget_answers), self._ages.answers_s)
+        await self._walk(_anew(users.forget_logins), _EXPIRED_LOGINS_S)
         await self._database.write(lambda c: requests.forget_rates(c, self._clock.now()))
 
     def _offset(self) -> float:
@@ -90,10 +90,10 @@ class RetentionLoop:
             await self._clock.sleep(_PAUSE_S)
 
 
-def _forget_answers(connection: Connection, _after: int, before: int, limit: int) -> int | None:
-    # They lie in the order of their keys: each batch begins anew.
-    return 0 if requests.forget_answers(connection, before, limit) == limit else None
+def _anew(forget: Callable[[Connection, int, int], int]) -> Step:
+    """A step that begins anew each time: what it forgets lies in the order of no number."""
 
+    def step(connection: Connection, _after: int, before: int, limit: int) -> int | None:
+        return 0 if forget(connection, before, limit) == limit else None
 
-def _forget_logins(connection: Connection, _after: int, before: int, limit: int) -> int | None:
-    return 0 if users.forget_logins(connection, before, limit) == limit else None
+    return step

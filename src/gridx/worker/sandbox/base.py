@@ -6,6 +6,7 @@ worker knows only this module.
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,6 +24,7 @@ class Stream(StrEnum):
     STDERR = "stderr"
 
 
+_WAITING_MIN, _WAITING_MAX = 2, 8
 GRACE_S = 5.0
 """Between TERM and KILL."""
 
@@ -190,6 +192,11 @@ class Sandbox(Protocol):
     async def close(self) -> None:
         """End whatever still runs and give everything back."""
         ...
+
+
+def one_a_cpu() -> int:
+    """How many sandboxes wait ready by default: one for each processor, within bounds."""
+    return max(_WAITING_MIN, min(_WAITING_MAX, len(os.sched_getaffinity(0))))
 
 
 Run = Callable[[str, Program, Limits, Emit, asyncio.Event], Awaitable[Outcome]]

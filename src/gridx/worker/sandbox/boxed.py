@@ -9,7 +9,6 @@ the group removed, and nothing is left.
 """
 
 import asyncio
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from gridx.worker.sandbox.base import (
     Report,
     broken,
     lacking,
+    one_a_cpu,
     try_out,
 )
 from gridx.worker.sandbox.box import find_bwrap, start_box
@@ -44,7 +44,6 @@ from gridx.worker.sandbox.running import Running, World
 _MB = 1 << 20
 _PAGE_BYTES = 4096
 _FILES_PER_MB = 128
-_WAITING_MIN, _WAITING_MAX = 2, 8
 _WORLD_MB, _NODE_MB = 2, 40  # what one that waits takes
 _NODE_JOB_MB_MIN = 64  # a job's bound cannot be set below what Node holds by then
 _FILES_MIN = 4096
@@ -81,7 +80,7 @@ class Boxed:
     def __init__(self, kind: Kind, clock: Clock | None, waiting_max: int | None) -> None:
         self._kind = kind
         self._clock = clock or SystemClock()
-        self._waiting_max = _one_a_cpu() if waiting_max is None else waiting_max
+        self._waiting_max = one_a_cpu() if waiting_max is None else waiting_max
         self._interpreters = find_interpreters()
         self._environment = {
             "PATH": rootfs.search_path(self._interpreters.values()),
@@ -294,7 +293,3 @@ _SETTINGS = {
     "user.max_user_namespaces": ("0", "15000"),
 }
 """What closes user namespaces to ordinary users -> the value that closes and the one that opens."""
-
-
-def _one_a_cpu() -> int:
-    return max(_WAITING_MIN, min(_WAITING_MAX, len(os.sched_getaffinity(0))))

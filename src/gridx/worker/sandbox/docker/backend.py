@@ -27,6 +27,7 @@ from gridx.worker.sandbox.base import (
     Program,
     Report,
     broken,
+    one_a_cpu,
     try_out,
 )
 from gridx.worker.sandbox.cgroups import groups
@@ -41,7 +42,6 @@ from gridx.worker.sandbox.ending import outcome
 from gridx.worker.sandbox.inside import filter as calls
 
 NAME = "docker"
-_WAITING_MIN, _WAITING_MAX = 2, 8
 _ENDED_STATES = {"exited", "dead"}
 _ALWAYS = frozenset(
     {
@@ -79,7 +79,7 @@ class Docker:
         self._socket = socket
         self._rules = ImageRules(image, tuple(images_allowed), pull)
         self._runtime = runtime
-        self._waiting_max = _one_a_cpu() if waiting_max is None else waiting_max
+        self._waiting_max = one_a_cpu() if waiting_max is None else waiting_max
         self._label = groups.own_name()
         self._pool: Pool | None = None
         self._starting = asyncio.Lock()
@@ -248,7 +248,3 @@ def _place() -> str:
     """Where this worker's process id means something: this boot, this process namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-
-
-def _one_a_cpu() -> int:
-    return max(_WAITING_MIN, min(_WAITING_MAX, len(os.sched_getaffinity(0))))
