@@ -8,7 +8,7 @@ import pytest
 from tests.support.grid import Grid, Person, grid_up
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Generator[Grid]:
     """A grid with one local worker."""
     with grid_up(tmp_path_factory.mktemp("cli") / "data") as it:
@@ -19,13 +19,13 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Generator[Grid]:
         assert "adds up" in verified
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def admin(grid: Grid, tmp_path_factory: pytest.TempPathFactory) -> Person:
     """Its administrator, logged in."""
     return grid.person(tmp_path_factory.mktemp("admin"), "admin")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def alice(grid: Grid, tmp_path_factory: pytest.TempPathFactory) -> Person:
     """A user with the initial grant, logged in."""
     return grid.person(tmp_path_factory.mktemp("alice"), "alice")

@@ -21,7 +21,7 @@ class Account:
     token: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Generator[Grid]:
     """A grid with one local worker."""
     with grid_up(tmp_path_factory.mktemp("client") / "data") as it:

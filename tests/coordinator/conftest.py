@@ -11,7 +11,7 @@ from gridx.domain.user import Principal
 from tests.coordinator.driving import GRANT, Driver
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def short_tracebacks() -> Generator[None]:
     """Logs as plain lines: a picture of every local variable takes seconds to draw."""
     structlog.configure(

@@ -18,7 +18,7 @@ from tests.support.postgres import PostgresServer, postgres_server
 OpenHouse = Callable[..., House]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file as `gridx init` makes it, to be copied."""
     folder = tmp_path_factory.mktemp("made")
@@ -39,7 +39,7 @@ def opened(folder: Path, made: Path, *flags: str, **settings: str) -> Generator[
         house.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Generator[House]:
     with opened(tmp_path_factory.mktemp("shared"), made_store) as house:
         house.person("olive")

@@ -1,4 +1,4 @@
-"""Coordinators that serve: one for all tests of a process, or one on each kind of database."""
+"""Coordinators that serve: one for most tests of this folder, or one on each kind of database."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tests.server.running import Api, Running, running, settings_for
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Generator[Running]:
     """One coordinator on SQLite for tests that do not change what others see.
 

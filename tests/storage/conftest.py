@@ -12,7 +12,7 @@ from gridx.storage.dialect import make_engine
 from tests.support.postgres import PostgresServer
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="package", params=["sqlite", "postgresql"])
 def shared_engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[Engine]:

@@ -88,11 +88,12 @@ _OTHERS = [
         Reason.OUT_OF_MEMORY,
         uncounted=(0, None),
     ),
-    limited(
+    Hostile(
         "a fork bomb in the shell",
         "f() { f | f & }; f; wait; sleep 9",
-        Reason.TIMEOUT,
-        language="bash",
+        "bash",
+        ends=((None, Reason.TIMEOUT), (254, Reason.EXIT_CODE)),  # a shell may give up to fork
+        says=None,
         limits=_BRIEF,
     ),
     limited("spins", "while True: pass", Reason.TIMEOUT, limits=_BRIEF),

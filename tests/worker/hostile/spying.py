@@ -96,6 +96,26 @@ _OTHERS = [
         "up = float(open('/proc/uptime').read().split()[0])\nprint('refused' if up < 300 else up)",
     ),
     Hostile(
+        "finds the template's code among its modules",
+        "import sys\nprint('refused' if not [n for n in sys.modules if 'gridx' in n] else 'HARM')",
+    ),
+    Hostile(
+        "finds an earlier job's program in its memory",
+        "import gc\nmark = 'an earlier ' + 'program was here'\n"
+        "here = [o for o in gc.get_objects() if isinstance(o, dict) and mark in map(str, o)]\n"
+        "print('refused' if not here else 'HARM')",
+    ),
+    shell(
+        "finds the owner's programs on its path",
+        'echo $PATH | tr : "\\n" | grep -E "^/(home|work/|opt/venv)|\\.venv" || echo refused',
+    ),
+    shell(
+        "finds its sandbox's tools", "ls /usr/local/sbin/gridx* /gridx* 2>/dev/null; echo refused"
+    ),
+]
+
+MEETINGS = [
+    Hostile(
         "meets its neighbour in the temporary folders",
         "import os, time\nseen = []\nopen('/tmp/here', 'w'); open('/dev/shm/here', 'w')\n"
         "print('refused' if os.listdir('/tmp') == os.listdir('/dev/shm') == ['here'] else 'HARM')",
@@ -126,24 +146,8 @@ _OTHERS = [
         f"{PRELUDE}\nlines = [l for l in open('/proc/self/status') if l.startswith('Uid')]\n"
         "print('refused' if len(set(lines[0].split()[1:])) == 1 else lines)",
     ),
-    Hostile(
-        "finds the template's code among its modules",
-        "import sys\nprint('refused' if not [n for n in sys.modules if 'gridx' in n] else 'HARM')",
-    ),
-    Hostile(
-        "finds an earlier job's program in its memory",
-        "import gc\nmark = 'an earlier ' + 'program was here'\n"
-        "here = [o for o in gc.get_objects() if isinstance(o, dict) and mark in map(str, o)]\n"
-        "print('refused' if not here else 'HARM')",
-    ),
-    shell(
-        "finds the owner's programs on its path",
-        'echo $PATH | tr : "\\n" | grep -E "^/(home|work/|opt/venv)|\\.venv" || echo refused',
-    ),
-    shell(
-        "finds its sandbox's tools", "ls /usr/local/sbin/gridx* /gridx* 2>/dev/null; echo refused"
-    ),
 ]
+"""What each tries needs another of its kind beside it."""
 
 _HARDWARE = "lists the hardware"  # a made-up one, where the job has a kernel of its own
 
@@ -153,4 +157,5 @@ PROGRAMS = [
         for name, attempt in _ATTEMPTS.items()
     ),
     *_OTHERS,
+    *MEETINGS,
 ]

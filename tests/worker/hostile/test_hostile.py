@@ -1,4 +1,4 @@
-"""Every hostile program, two at a time, with its exact end; and the machine afterwards."""
+"""Every hostile program beside another, with its exact end; and the machine afterwards."""
 
 import asyncio
 import os
@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -27,6 +28,12 @@ PROGRAMS = [
     *lying.PROGRAMS,
     *collecting.PROGRAMS,
 ]
+_STRANGERS = [each for each in PROGRAMS if each not in spying.MEETINGS]
+_HALF = -(-len(_STRANGERS) // 2)
+PAIRS = [
+    *zip_longest(_STRANGERS[:_HALF], _STRANGERS[_HALF:], fillvalue=PROGRAMS[0]),
+    *((each, each) for each in spying.MEETINGS),
+]
 COLLECTORS = {"bubblewrap", "gvisor"}
 """The backends that keep a job's files."""
 ELSEWHERE = {"docker": in_docker.EXPECTED}
@@ -42,6 +49,17 @@ class Host:
     has_groups: bool
     words: dict[str, str]
     copies: Path
+
+    def expected(self, hostile: Hostile) -> Hostile:
+        """With what comes of it on this machine, in this sandbox."""
+        elsewhere = {
+            name: each[hostile.name] for name, each in ELSEWHERE.items() if hostile.name in each
+        }
+        here = replace(hostile, elsewhere={**hostile.elsewhere, **elsewhere})
+        here = here.on(self.sandbox.name)
+        if here.uncounted is not None and not self.has_groups:
+            return replace(here, ends=(here.uncounted,))
+        return here
 
     def program(self, hostile: Hostile) -> Program:
         code = hostile.code
@@ -98,21 +116,21 @@ async def host(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("hostile", PROGRAMS, ids=lambda hostile: hostile.name)
-async def test_harms_nobody(host: Host, hostile: Hostile) -> None:
-    elsewhere = {
-        name: each[hostile.name] for name, each in ELSEWHERE.items() if hostile.name in each
-    }
-    hostile = replace(hostile, elsewhere={**hostile.elsewhere, **elsewhere}).on(host.sandbox.name)
-    if hostile.uncounted is not None and not host.has_groups:
-        hostile = replace(hostile, ends=(hostile.uncounted,))
-    programs = [host.program(hostile) for _ in range(2)]
+@pytest.mark.parametrize(
+    "pair", PAIRS, ids=lambda pair: " beside ".join(each.name for each in pair)
+)
+async def test_harm_nobody(host: Host, pair: tuple[Hostile, Hostile]) -> None:
+    expected = [host.expected(each) for each in pair]
+    programs = [host.program(each) for each in expected]
     async with asyncio.TaskGroup() as tasks:
-        runs = [tasks.create_task(run(host.sandbox, each, hostile.limits)) for each in programs]
-    for each, program in zip(runs, programs, strict=True):
-        _check(hostile, each.result())
+        runs = [
+            tasks.create_task(run(host.sandbox, program, each.limits))
+            for program, each in zip(programs, expected, strict=True)
+        ]
+    for each, program, ran in zip(expected, programs, runs, strict=True):
+        _check(each, ran.result())
         if program.outputs is not None:
-            _check_kept(hostile, each.result(), program.outputs.into)
+            _check_kept(each, ran.result(), program.outputs.into)
 
 
 def test_there_are_at_least_eighty_and_no_two_are_called_the_same() -> None:
@@ -122,14 +140,15 @@ def test_there_are_at_least_eighty_and_no_two_are_called_the_same() -> None:
 
 
 def _check(hostile: Hostile, ran: Ran) -> None:
-    assert ran.end in hostile.ends, (ran.outcome, ran.stdout[:500], ran.stderr[-800:])
-    assert hostile.says is None or ran.stdout == hostile.says, (ran.stdout, ran.stderr[-800:])
+    told = (hostile.name, ran.outcome, ran.stdout[:500], ran.stderr[-800:])
+    assert ran.end in hostile.ends, told
+    assert hostile.says is None or ran.stdout == hostile.says, told
 
 
 def _check_kept(hostile: Hostile, ran: Ran, into: Path) -> None:
     """What lies in the worker's folder is what is told, and no more."""
     files = {each.path: (into / each.sha256).read_bytes() for each in ran.outcome.files}
-    assert Kept(files, ran.outcome.detail) in hostile.keeps, ran.outcome
+    assert Kept(files, ran.outcome.detail) in hostile.keeps, (hostile.name, ran.outcome)
     assert {each.name for each in into.iterdir()} == {each.sha256 for each in ran.outcome.files}
     assert {each.sha256: each.size for each in ran.outcome.files} == {
         sha256(content).hexdigest(): len(content) for content in files.values()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +16,28 @@ _SERVERS = {"postgres"}
 
 @dataclass(frozen=True)
 class Traces:
-    """What must not have become more by jobs; processes by their ids."""
+    """What must not have become more by jobs; processes by their ids.
+
+    Descriptors are told with what they stand for: a number that is used anew is nothing more.
+    """
 
     processes: frozenset[int]
     mounts: int
     control_groups: int
-    descriptors: int
+    descriptors: frozenset[str]
 
     def beyond(self, before: "Traces") -> "Traces":
         """What is here that was not before: what was there may have ended meanwhile."""
+        more = len(self.descriptors) > len(before.descriptors)
         return Traces(
             self.processes - before.processes,
             max(0, self.mounts - before.mounts),
             max(0, self.control_groups - before.control_groups),
-            max(0, self.descriptors - before.descriptors),
+            self.descriptors - before.descriptors if more else frozenset(),
         )
 
 
-NOTHING = Traces(frozenset(), 0, 0, 0)
+NOTHING = Traces(frozenset(), 0, 0, frozenset())
 
 
 def count() -> Traces:
@@ -45,7 +50,7 @@ def count() -> Traces:
         control_groups=sum(
             len(list(each.glob("attempt-*"))) for each in own_groups() if _is_ours(each)
         ),
-        descriptors=len(list(Path("/proc/self/fd").iterdir())),
+        descriptors=frozenset(_descriptors()),
     )
 
 
@@ -54,6 +59,12 @@ def _name(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""  # it has just ended
+
+
+def _descriptors() -> Iterator[str]:
+    for each in list(Path("/proc/self/fd").iterdir()):
+        with suppress(OSError):  # the one that listed them
+            yield f"{each.name} is {each.readlink()}"
 
 
 def descendants(pid: int) -> set[int]:
