@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.core import TyperGroup
 
 from gridx.cli import output
-from gridx.cli.app import build
+from gridx.cli.app import PARTS, build
 from gridx.cli.run import exit_code_of
 from gridx.cli.service.settings import without_password
 from gridx.cli.submission import language_of, read_batch
@@ -72,6 +73,14 @@ def test_the_contracts_commands_are_there() -> None:
         "config",
     ]
     assert {f"gridx {word}" for word in [*wanted, "ledger verify"]} <= names
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_loaded_for_its_commands_alone(part: str) -> None:
+    for word in PARTS[part]:
+        program = typer.main.get_command(build(word))
+        assert isinstance(program, TyperGroup)
+        assert tuple(program.commands) == PARTS[part]
 
 
 def imported_by(*words: str, home: Path) -> set[str]:

@@ -1,16 +1,37 @@
-"""The command `gridx` as a whole: every command under its name."""
+"""The command `gridx` as a whole: every command under its name.
 
+A command is used alone, so that only the part it is in is loaded and declared for it.
+"""
+
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from gridx import __version__
-from gridx.cli import account, admin, command, demo, jobs, money, run, shell, workers
-from gridx.cli.service import archive, coordinator, doctor, machine, settings, up
+from gridx.cli import command
+
+PARTS = {
+    "gridx.cli.service.up": ("up",),
+    "gridx.cli.demo": ("demo",),
+    "gridx.cli.service.coordinator": ("coordinator", "init"),
+    "gridx.cli.service.archive": ("backup", "restore"),
+    "gridx.cli.service.machine": ("worker",),
+    "gridx.cli.service.doctor": ("doctor",),
+    "gridx.cli.run": ("run",),
+    "gridx.cli.jobs": ("submit", "ps", "show", "logs", "wait", "cancel", "retry"),
+    "gridx.cli.workers": ("workers",),
+    "gridx.cli.money": ("credits", "ledger"),
+    "gridx.cli.account": ("login", "register", "logout", "whoami", "password", "key"),
+    "gridx.cli.shell": ("shell",),
+    "gridx.cli.admin": ("admin",),
+    "gridx.cli.service.settings": ("config",),
+}
+"""Module -> the commands that its `add_to` declares, in the order of the overview."""
 
 
-def build() -> typer.Typer:
-    """The program with all its commands."""
+def build(word: str = "") -> typer.Typer:
+    """The program with the commands of the part that knows `word`; of all parts if none does."""
     app = command.group(
         "gridx",
         "Run Python, JavaScript and Bash jobs on other people's machines, sandboxed and paid by "
@@ -23,12 +44,8 @@ def build() -> typer.Typer:
         ],
     )
     app.callback(invoke_without_command=True)(_root)
-    parts = (
-        up, demo, coordinator, archive, machine, doctor, run, jobs, workers, money, account, shell,
-        admin, settings,
-    )  # fmt: skip
-    for part in parts:
-        part.add_to(app)
+    for part in [each for each in PARTS if word in PARTS[each]] or PARTS:
+        import_module(part).add_to(app)
     return app
 
 
