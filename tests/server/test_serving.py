@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from gridx.clock import SystemClock
-from gridx.domain.errors import InvalidInput, Unavailable
+from gridx.domain.errors import Conflict, InvalidInput, Unavailable
 from gridx.server.app import serving
 from gridx.server.auth import Addresses
 from tests.server.running import PASSWORD, Running, running, settings_for
@@ -29,6 +29,30 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         settings = settings_for(f"sqlite:///{tmp_path / 'g.db'}", flags)
         with pytest.raises(Unavailable, match=f"127.0.0.1 port {port}"), running(settings):
             pass
+
+
+def test_only_one_coordinator_serves_a_store_on_sqlite(tmp_path: Path) -> None:
+    settings = settings_for(f"sqlite:///{tmp_path / 'g.db'}")
+    with running(settings) as first:
+        with pytest.raises(Conflict, match=f"Another coordinator serves {tmp_path / 'g.db'}"):
+            running(settings).__enter__()
+        assert first.admin.get("/status").status_code == 200
+    with running(settings) as again:
+        assert again.admin.get("/status").status_code == 200
+
+
+def test_several_coordinators_share_a_store_on_postgresql(postgres_url: str) -> None:
+    settings = settings_for(postgres_url)
+    with running(settings) as first, running(settings) as second:
+        user_id = first.user().user_id
+        assert second.admin.get(f"/credits/{user_id}").status_code == 200
+
+
+def test_a_folder_that_takes_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings = settings_for(f"sqlite:///{tmp_path / 'file' / 'g.db'}")
+    with pytest.raises(InvalidInput, match=r"the folder of .* cannot be used"), running(settings):
+        pass
 
 
 def test_a_certificate_that_is_none_is_named(tmp_path: Path) -> None:

@@ -57,6 +57,14 @@ def index_definitions(connection: Connection) -> set[str]:
     return {sql for sql in connection.execute(text(query)).scalars() if "alembic" not in sql}
 
 
+def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    engine = brought_up(f"sqlite:///{tmp_path / 'new.db'}")
+    with engine.connect():
+        modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.iterdir()}
+    engine.dispose()
+    assert modes == {"new.db": 0o600, "new.db-wal": 0o600, "new.db-shm": 0o600}
+
+
 def test_migrations_lead_to_the_tables_that_the_code_knows(empty_database_url: str) -> None:
     engine = brought_up(empty_database_url)
     with engine.connect() as connection:

@@ -4,6 +4,7 @@ A server makes one `Grid`, opens it, calls its use cases, and closes it.
 """
 
 import asyncio
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from gridx.domain.attempt import Reason
 from gridx.domain.errors import InvalidInput
 from gridx.domain.ledger import Verification
 from gridx.domain.policy import Policy
-from gridx.storage import archive, jobs, ledger, requests, users, workers
+from gridx.storage import archive, dialect, jobs, ledger, requests, users, workers
 from gridx.storage.archive import Examined, Progress, Restored
 from gridx.storage.database import Connection, Database
 from gridx.storage.dialect import make_engine, parse_url, reading
@@ -227,6 +228,14 @@ async def initialise(policy: Policy, clock: Clock, admin_id: str, admin_password
 async def issue_local_token(grid: Grid, user_id: str) -> str:
     """A log-in token for a program that the administrator started on this machine."""
     return (await grid.users.issue(user_id)).token
+
+
+def served_alone(policy: Policy) -> AbstractContextManager[None]:
+    """Keep other programs from serving a store that one coordinator has to itself: on SQLite.
+
+    Raises `Conflict` while another serves it.
+    """
+    return dialect.served_alone(policy.storage_url)
 
 
 def verify_store(policy: Policy) -> Verification:

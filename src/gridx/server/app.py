@@ -21,7 +21,7 @@ from starlette.routing import WebSocketRoute
 from gridx import __version__
 from gridx.clock import Clock
 from gridx.config import Settings
-from gridx.coordinator.grid import Grid
+from gridx.coordinator.grid import Grid, served_alone
 from gridx.server import answers
 from gridx.server.api import accounts, jobs, keys, output, service, users, workers
 from gridx.server.auth import Addresses
@@ -138,7 +138,14 @@ async def serving(settings: Settings, clock: Clock) -> AsyncGenerator[Serving]:
     Migrates and opens the store, then listens. Raises `GridError` when the grid cannot be opened,
     `Unavailable` when the port cannot. Signals are the caller's to handle.
     """
-    grid = Grid(policy_of(settings), clock)
+    policy = policy_of(settings)
+    with served_alone(policy):
+        async with _listening(settings, Grid(policy, clock), clock) as it:
+            yield it
+
+
+@contextlib.asynccontextmanager
+async def _listening(settings: Settings, grid: Grid, clock: Clock) -> AsyncGenerator[Serving]:
     await grid.open()
     tasks = Tasks()
     try:

@@ -5,6 +5,7 @@ SQLite is opened in WAL mode with `synchronous=FULL` (acknowledged means durable
 driver's own transactions, loses updates. PostgreSQL runs READ COMMITTED with row locks.
 """
 
+import fcntl
 import sqlite3
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
-from gridx.domain.errors import InvalidInput
+from gridx.domain.errors import Conflict, InvalidInput
 
 READ_ONLY = "read_only"
 _CONNECT = {
@@ -56,11 +57,14 @@ def parse_url(url: str) -> URL:
 
 
 def make_engine(url: str, connections: int) -> Engine:
-    """An engine with at most `connections` open; nothing is opened yet."""
+    """An engine with at most `connections` open; nothing is opened yet.
+
+    Raises `InvalidInput` for an address that is none, or a folder that cannot be made.
+    """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         assert parsed.database is not None
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_folder(Path(parsed.database))
         engine = create_engine(parsed, pool_size=connections, max_overflow=0, hide_parameters=True)
         event.listen(engine, "connect", _prepare_sqlite)
         # Not as a listener: an engine that has one looks for more of them at each statement.
@@ -96,6 +100,47 @@ def make_looking_engine(file: Path) -> Engine:
 def is_sqlite(target: Connection | Engine) -> bool:
     """Whether this is SQLite; otherwise it is PostgreSQL."""
     return target.dialect.name == "sqlite"
+
+
+@contextmanager
+def served_alone(url: str) -> Generator[None]:
+    """Keep other coordinators off a database that only one may serve: SQLite's.
+
+    Raises `Conflict` while another has it, `InvalidInput` where no file can be made. The kernel
+    frees it when this process ends, however that is.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        yield
+        return
+    file = Path(parsed.database or "")
+    _make_folder(file)
+    try:
+        # Not the database: closing any descriptor of it would drop SQLite's own locks.
+        lock = file.with_name(f"{file.name}-lock").open("a")
+    except OSError as failure:
+        raise _unusable(file, failure) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"Another coordinator serves {file}: stop it, or give this one a database of its own "
+                "(GRIDX_STORAGE__URL); several coordinators share one on PostgreSQL"
+            ) from None
+        yield
+
+
+def _make_folder(file: Path) -> None:
+    """Make the folder of a database, for its owner alone; raises `InvalidInput`."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as failure:
+        raise _unusable(file, failure) from None
+
+
+def _unusable(file: Path, failure: OSError) -> InvalidInput:
+    return InvalidInput(f"storage.url: the folder of {file} cannot be used ({failure.strerror})")
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

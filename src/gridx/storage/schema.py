@@ -5,10 +5,11 @@ costs one query and does not even import Alembic. A SQLite file is looked at bef
 opening it for a grid changes it: what is foreign, newer, empty or damaged stays as it is, to the byte.
 """
 
+import os
 import sqlite3
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, select, text
@@ -41,6 +42,8 @@ def migrate(engine: Engine) -> None:
     with _explained(engine):
         if _look_first(engine) is not None:
             _check_structure(engine)
+        elif is_sqlite(engine):
+            _make_private(Path(engine.url.database or ""))
         with engine.connect() as connection, connection.begin():
             lock_schema(connection)
             if version_of(connection) != HEAD:
@@ -129,6 +132,12 @@ def _filled_soon(file: Path) -> bool:
             return True
         pause.wait(_FILLED_S / 20)
     return False
+
+
+def _make_private(file: Path) -> None:
+    """Make a file that its owner alone reads, which SQLite gives its logs the mode of."""
+    with suppress(OSError):  # it is there, or cannot be made, which the first connection says
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _check_structure(engine: Engine) -> None:
