@@ -199,12 +199,25 @@ async def test_an_engine_that_stops_in_the_middle_of_a_job_and_comes_back(
         assert (await bash(sandbox, "echo fine")).stdout == b"fine\n"
 
 
-async def test_an_engine_that_is_not_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("installed", "helps"),
+    [
+        (["dockerd", "podman"], "sudo systemctl start docker"),
+        (["podman"], "systemctl --user start podman.socket"),
+        ([], "sudo apt-get install docker.io"),
+    ],
+)
+async def test_an_engine_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: list[str], helps: str
+) -> None:
+    for name in installed:
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     sandbox = Docker(socket=tmp_path / "docker.sock")
     with pytest.raises(Unavailable, match="does not answer; start it"):
         await sandbox.open()
     report = await sandbox.probe()
-    assert not report.works
+    assert (report.works, report.advice) == (False, (helps,))
     assert str(tmp_path) in report.why_not
     await sandbox.close()
 

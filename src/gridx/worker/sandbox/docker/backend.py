@@ -11,6 +11,7 @@ and never part of a shell's.
 
 import asyncio
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -113,11 +114,13 @@ class Docker:
             filtered = not pool.engine.is_podman
             why_not = await try_out(trial.run)
         except Unavailable as failure:
-            return Report(NAME, works=False, why_not=failure.message, advice=self._advice())
+            advice = self._advice(is_there=trial._pool is not None)
+            return Report(NAME, works=False, why_not=failure.message, advice=advice)
         finally:
             await trial.close()
         if why_not:
-            return Report(NAME, works=False, why_not=why_not, advice=self._advice())
+            advice = self._advice(is_there=True)
+            return Report(NAME, works=False, why_not=why_not, advice=advice)
         enforces = _ALWAYS | (told & _COUNTED)
         if filtered:
             enforces |= {Enforcement.SYSCALLS}
@@ -185,8 +188,8 @@ class Docker:
         socket = self._socket or find_socket()
         if socket is None:
             raise Unavailable(
-                "no container engine was found: install the Debian package docker.io, or name "
-                "the engine's socket with --container-socket"
+                "no container engine runs here that could be found: start or install one, or name "
+                "its socket with --container-socket"
             )
         if not calls.supported(os.uname().machine):
             raise Unavailable(f"there is no system call filter for {os.uname().machine}")
@@ -231,15 +234,19 @@ class Docker:
                 with suppress(Unavailable):
                     await engine.remove(identity)
 
-    def _advice(self) -> tuple[str, ...]:
-        """Commands for what is most often missing."""
-        if self._socket is None and find_socket() is None:
-            return ("sudo apt-get install docker.io",)
-        if self._rules.pull is Pull.NEVER:
-            return (f"docker pull {self._rules.default}",)
-        return ()
+    def _advice(self, *, is_there: bool) -> tuple[str, ...]:
+        """Commands for what is most often missing: the engine, its start, or the image."""
+        if is_there:
+            never = self._rules.pull is Pull.NEVER
+            return (f"docker pull {self._rules.default}",) if never else ()
+        starts = (start for program, start in _STARTS.items() if shutil.which(program))
+        return (next(starts, "sudo apt-get install docker.io"),)
 
 
+_STARTS = {
+    "dockerd": "sudo systemctl start docker",
+    "podman": "systemctl --user start podman.socket",
+}
 _AS_ROOT = "sudo gridx worker ..."
 """An ordinary user may not look at a container's disk."""
 
