@@ -28,7 +28,7 @@ POLL_S = 0.03
 def until(
     condition: Callable[[], T | None],
     what: str,
-    within_s: float = 15.0,
+    within_s: float = 30.0,
     *,
     every_s: float = POLL_S,
 ) -> T:
@@ -146,11 +146,11 @@ class Person:
         """Submit a job and wait for its end."""
         return self.final(self.submit(program, **spec))
 
-    def running(self, job_id: str, within_s: float = 15.0) -> Json:
+    def running(self, job_id: str, within_s: float = 30.0) -> Json:
         """The whole job once it runs."""
         return self.at(job_id, "running", within_s)
 
-    def at(self, job_id: str, status: str, within_s: float = 15.0) -> Json:
+    def at(self, job_id: str, status: str, within_s: float = 30.0) -> Json:
         """The whole job once it is in this state."""
 
         def there() -> Json | None:
@@ -159,7 +159,7 @@ class Person:
 
         return until(there, f"job {job_id} is {status}", within_s)
 
-    def printed(self, job_id: str, text: str, within_s: float = 15.0) -> None:
+    def printed(self, job_id: str, text: str, within_s: float = 30.0) -> None:
         """Wait until the job's log holds `text`."""
         until(lambda: text in self.get(f"/jobs/{job_id}/logs").text, f"{text!r} printed", within_s)
 

@@ -95,14 +95,14 @@ def test_a_worker_killed_in_the_middle(open_house: OpenHouse) -> None:
     alice = house.person("alice")
     house.person("olive")
     pair = [house.worker("olive"), house.worker("olive")]
-    job_id = alice.submit("import time; print('up', flush=True); time.sleep(1); print('end')")
+    job_id = alice.submit("import time; print('up', flush=True); time.sleep(3); print('end')")
     alice.printed(job_id, "up")
     holder = alice.job(job_id)["worker_id"]
     first, second = sorted(pair, key=lambda worker: worker.worker_id != holder)
     family = {psutil.Process(pid) for pid in first.process.family()}
     assert len(family) > 1
     first.process.send_signal(signal.SIGKILL)
-    _, left = psutil.wait_procs(family, timeout=5)
+    _, left = psutil.wait_procs(family, timeout=20)
     assert not [each for each in left if is_alive(each.pid)], "no program outlives its worker"
     until(lambda: len(alice.job(job_id)["attempts"]) == 2, "it runs elsewhere", 10)
     job = alice.final(job_id)
@@ -122,7 +122,6 @@ def test_a_sandbox_that_is_stuck_loses_its_lease(open_house: OpenHouse) -> None:
     first = house.worker("olive")
     job_id = alice.submit("echo up; sleep 3; echo end", language="bash", args=["stuck"])
     alice.printed(job_id, "up")
-    second = house.worker("olive")
     (job,) = [
         each
         for each in map(psutil.Process, first.process.family())
@@ -131,6 +130,7 @@ def test_a_sandbox_that_is_stuck_loses_its_lease(open_house: OpenHouse) -> None:
     supervisor = job.parent()
     assert supervisor is not None
     supervisor.suspend()
+    second = house.worker("olive")
     until(lambda: len(alice.job(job_id)["attempts"]) == 2, "it runs elsewhere", 30)
     done = alice.final(job_id)
     assert (done["status"], done["stdout"]) == ("succeeded", "up\nend\n")

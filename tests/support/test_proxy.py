@@ -61,9 +61,10 @@ async def test_delays_without_losing_throughput() -> None:
     async with echo_behind_proxy() as proxy, peer_of(proxy) as peer:
         proxy.delay_s = 0.05
         started = asyncio.get_running_loop().time()
-        assert await peer.echo(b"x" * 1_000_000) == b"x" * 1_000_000
+        content = b"x" * 10_000_000
+        assert await peer.echo(content) == content
         took_s = asyncio.get_running_loop().time() - started
-        assert 0.1 <= took_s < 1.0
+        assert 0.1 <= took_s < 5.0, "not so long for each piece"
 
 
 async def test_frozen_keeps_the_connection_and_delivers_after_resume() -> None:

@@ -83,7 +83,7 @@ def test_postgres_ends_without_a_trace() -> None:
 async def test_nats_carries_messages(nats: NatsServer) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", nats.port)
     writer.write(b"CONNECT {}\r\nSUB jobs.wake 1\r\nPUB jobs.wake 4\r\nhint\r\n")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         heard = await reader.readuntil(b"hint\r\n")
     assert b"MSG jobs.wake 1 4\r\nhint" in heard
     writer.close()

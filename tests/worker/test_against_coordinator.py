@@ -218,7 +218,7 @@ async def test_a_job_that_ends_while_the_coordinator_is_away_is_not_run_again(
     with running(settings) as grid:
         start_worker(grid.url, user_id="admin", password=PASSWORD)
         await connected(grid.admin)
-        job_id = await submit(grid.admin, "import time; time.sleep(0.5); print('done')")
+        job_id = await submit(grid.admin, "import time; time.sleep(1.5); print('done')")
         await until_status(grid.admin, job_id, "running")
     spool = tmp_path / "state" / "spool"
     await asyncio.to_thread(_wait_for_end, spool)

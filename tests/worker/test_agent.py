@@ -60,7 +60,7 @@ async def gone(tmp_path: Path, connection: Connection, key: LeaseKey) -> None:
 
 async def no_more_children_than(before: list[psutil.Process]) -> None:
     """Wait for the end of all others, leaving it to their parent to collect them."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         for child in set(psutil.Process().children()) - set(before):
             with suppress(ChildProcessError):
                 ended = os.WEXITED | os.WNOWAIT

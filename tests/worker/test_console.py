@@ -59,7 +59,7 @@ async def talk(text: str, shell: Client | None = None) -> tuple[str, Desk]:
     os.write(write, text.encode())
     os.close(write)
     out, desk = io.StringIO(), Desk()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await Console("alice", desk, shell, out).run(Lines(read))
     os.close(read)
     return out.getvalue(), desk

@@ -36,7 +36,7 @@ async def test_small_pieces_travel_together_soon() -> None:
     for _ in range(10):
         gather.take(Stream.STDOUT, b"ab")
     assert sink.pieces == []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await sink.came.wait()
     assert sink.pieces == [("stdout", b"ab" * 10)]
 
