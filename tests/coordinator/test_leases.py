@@ -179,6 +179,26 @@ async def test_a_silent_worker_loses_its_leases_and_the_job_runs_elsewhere_once(
     assert await driver.available(bob) == GRANT + 9_031
 
 
+async def test_the_next_look_is_when_a_lease_runs_out(
+    driver: Driver, alice: Principal, bob: Principal, hand: Hand
+) -> None:
+    reaper = driver.grid._reaper
+    driver.clock.advance(2 * LEASE_S)  # from here on it trusts what it sees
+    await hand.heartbeat()
+    await started(driver, alice, hand)
+    await reaper.tick()
+    assert reaper._pause_s() == 2.0
+    driver.clock.advance(LEASE_S - 0.5)
+    assert reaper._pause_s() == pytest.approx(0.5, abs=0.001), "of a worker that is connected"
+    await hand.gone()
+    other = await driver.worker(bob)
+    await reaper.tick()
+    assert reaper._pause_s() == pytest.approx(0.5, abs=0.001), "of one that is not"
+    driver.clock.advance(0.501)
+    await reaper.tick()
+    assert (await other.attempt()).key.attempt == 2
+
+
 async def test_a_job_that_is_lost_too_often_fails_uncharged(
     driver: Driver, alice: Principal, hand: Hand, token: Principal
 ) -> None:

@@ -73,6 +73,9 @@ def test_leases_are_renewed_by_session(store: Connection) -> None:
     assert [w.worker_id for w in workers.lock_silent(store, ["w1", "w2", "w3"], AT + 5)] == [
         "w2", "w3",
     ]  # fmt: skip
+    assert workers.first_seen(store, ["w1", "w2", "w3"], AT) == AT
+    assert workers.first_seen(store, ["w1", "w2", "w3"], AT + 1) == AT + 10
+    assert workers.first_seen(store, ["w2", "w3"], AT + 1) is None
     workers.end_silent_sessions(store, AT + 5)
     assert workers.session_of(store, "w1") == "w1"
     assert workers.session_of(store, "w2") is None

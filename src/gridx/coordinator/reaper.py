@@ -9,6 +9,7 @@ database says about silence.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf
 
 from gridx.clock import MICROSECONDS, Clock
 from gridx.coordinator.attempts import Changes, Outcome
@@ -24,6 +25,7 @@ from gridx.telemetry import get_logger
 _log = get_logger(__name__)
 _BATCH = 500
 _JUMP_S = 2.0
+_PAUSE_MIN_S = 0.05
 
 
 class Reaper:
@@ -48,10 +50,11 @@ class Reaper:
         self._trusted_from_s = clock.monotonic() + policy.lease_s
         self._offset_s = self._offset()
         self._reconciled_s = clock.monotonic()
+        self._runs_out_s = inf
+        """When the next lease does of a worker that is not connected here."""
 
     async def run(self) -> None:
         """Tick until cancelled."""
-        pause_s = min(self._policy.heartbeat_s / 2, 2.0)
         while True:
             try:
                 await self.tick()
@@ -60,7 +63,15 @@ class Reaper:
                     _log.exception("upkeep_failed")
                 # Workers could not renew either: their silence says nothing.
                 self._trusted_from_s = self._clock.monotonic() + self._policy.lease_s
-            await self._clock.sleep(pause_s)
+            await self._clock.sleep(self._pause_s())
+
+    def _pause_s(self) -> float:
+        """Until the next look, which does not wait once a lease has run out."""
+        now_s = self._clock.monotonic()
+        heard_s = min((session.heard_s for session in self._sessions.values()), default=inf)
+        trusted_s = self._trusted_from_s if self._trusted_from_s > now_s else inf
+        due_s = min(heard_s + self._policy.lease_s, self._runs_out_s, trusted_s) - now_s
+        return min(max(due_s, _PAUSE_MIN_S), self._policy.heartbeat_s / 2, 2.0)
 
     async def tick(self) -> None:
         """One look at everything."""
@@ -141,8 +152,11 @@ class Reaper:
             if worker_id not in self._sessions
         ]
         workers.end_silent_sessions(connection, before)
+        self._runs_out_s = inf
         if not holders:
             return False, Outcome()
+        if (seen := workers.first_seen(connection, holders, before)) is not None:
+            self._runs_out_s = self._clock.monotonic() + (seen - before) / MICROSECONDS
         leases: list[str] = []
         for worker in workers.lock_silent(connection, holders, before):
             leases += attempts.live_leases_of_worker(connection, worker.worker_id)

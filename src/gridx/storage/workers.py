@@ -156,6 +156,15 @@ def lock_silent(connection: Connection, worker_ids: Collection[str], before: int
     return [_worker(row) for row in rows]
 
 
+def first_seen(connection: Connection, worker_ids: Collection[str], after: int) -> int | None:
+    """When the one of the workers was last seen that was seen first, from `after` on."""
+    return connection.scalar(
+        select(func.min(workers.c.seen_at)).where(
+            workers.c.worker_id.in_(worker_ids), workers.c.seen_at >= after
+        )
+    )
+
+
 def list_workers(
     connection: Connection, limit: int, after: str | None, owner_id: str | None = None
 ) -> list[Worker]:
