@@ -27,7 +27,8 @@ programs, `/docs` to people.
   Requests are checked in this order: the path and its method (404, 405 with `Allow`), who asks (401), the size of the
   body (413), what it says (400, naming the field; `null`, unknown fields and unknown parameters are refused), and then
   the thing itself (403 or 404, 409, 402).
-- **Bodies** are at most 4 MiB, a batch 64 MiB with 4 MiB a spec. `Content-Type` may be left out.
+- **Bodies** are at most 4 MiB, a batch 64 MiB with 4 MiB a spec. `Content-Type` may be left out. Where an operation
+  names no body, of whatever method it is, none or `{}` is taken and anything else refused.
 - **Lists** answer `{"items": [...], "next_cursor": "..." or null}`; give `cursor` back to get the next page.
 - **Idempotency**: where marked, send `Idempotency-Key` (1 to 200 visible ASCII characters) to make a request that may
   be sent twice safely: the same key with the same body answers as the first time did, for 24 hours.

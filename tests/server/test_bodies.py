@@ -2,9 +2,11 @@
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 
 from gridx.clock import SystemClock
@@ -106,6 +108,7 @@ def test_a_chunked_body_is_bounded_as_well(alice: Api) -> None:
     [
         "/users", "/auth/token", "/auth/password", "/invites", "/auth/keys", "/jobs",
         "/workers/register", "/admin/broadcast", "/credits/transfer", "/credits/grant",
+        "/jobs/nonsense/retry", "/jobs/nonsense/cancel", "/users/nobody/suspend",
     ],
 )  # fmt: skip
 def test_every_body_is_bounded(shared: Running, path: str) -> None:
@@ -113,6 +116,64 @@ def test_every_body_is_bounded(shared: Running, path: str) -> None:
 
     assert answer.status_code == 413, answer.text
     assert answer.json()["code"] == 413
+
+
+NO_BODY: list[tuple[str, str, int]] = [
+    ("POST", "/jobs/{job}/cancel", 200), ("POST", "/jobs/{job}/retry", 409),
+    ("GET", "/jobs/{job}", 200), ("GET", "/jobs", 200), ("GET", "/health", 200),
+    ("GET", "/jobs/{job}/wait?timeout_s=0", 200), ("GET", "/jobs/{job}/logs", 200),
+    ("GET", "/jobs/{job}/logs?follow=true", 200), ("DELETE", "/auth/token", 204),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "good"), NO_BODY)
+def test_an_operation_that_takes_no_body_takes_an_empty_object_at_most(
+    shared: Running, alice: Api, method: str, path: str, good: int
+) -> None:
+    def send(content: bytes | None) -> httpx2.Response:
+        job_id = alice.submit()
+        if "follow" in path:
+            shared.admin.post(f"/jobs/{job_id}/cancel")
+        asking = shared.log_in(alice.user_id) if method == "DELETE" else alice
+        return asking.call(method, path.replace("{job}", job_id), content=content)
+
+    for content in (None, b"", b"{}", b" \r\n\t{ \n} "):
+        assert send(content).status_code == good, content
+    for content, fields in (
+        (b'{"limits":{"timeout_s":1}}', ["limits"]), (b'{"x":1,"y":2}', ["x", "y"]),
+        (b"nonsense", []), (b" ", []), (b"{} {}", []), (b'{"x":1,"x":1}', ["x"]),
+    ):  # fmt: skip
+        answer = send(content)
+        assert answer.status_code == 400, content
+        assert [detail["field"] for detail in answer.json().get("details", [])] == fields
+    assert send(b"{" + b" " * LIMIT + b"}").status_code == 413
+
+
+def test_what_is_not_done_for_a_body_too_many_is_not_done_at_all(alice: Api) -> None:
+    job_id = alice.submit()
+
+    assert alice.post(f"/jobs/{job_id}/cancel", {"x": 1}).status_code == 400
+    assert alice.get(f"/jobs/{job_id}").json()["status"] == "queued"
+
+
+def test_an_empty_object_takes_no_room_while_a_wait_lasts(shared: Running, alice: Api) -> None:
+    job_id = alice.submit()
+    padded = b"{" + b" " * (LIMIT - 2) + b"}"
+    bodies = shared.serving.parts.bodies
+
+    with httpx2.Client(base_url=shared.url, timeout=60) as client:
+        asking = Api(client, alice.user_id, alice.token)
+        waiting = threading.Thread(
+            target=lambda: asking.call("GET", f"/jobs/{job_id}/wait", content=padded)
+        )
+        waiting.start()
+        while not shared.serving.parts.streams.taken:
+            alice.get("/health")
+        taken = bodies.taken_bytes
+        alice.post(f"/jobs/{job_id}/cancel")
+        waiting.join(30)
+
+    assert taken == 0
 
 
 def exchange(url: str, data: bytes) -> bytes:
@@ -188,6 +249,7 @@ def test_a_spec_of_a_million_values_is_refused_before_it_is_built(alice: Api) ->
         (b'{"a":1}', b'{"a":"1"}', False),
         (b'{"a":[1,2]}', b'{"a":[2,1]}', False),
         (b'{"a":null}', b"{}", False),
+        (b"", b" {} ", True),
     ],
 )
 def test_bodies_are_compared_as_parsed_json(one: bytes, other: bytes, same: bool) -> None:

@@ -150,6 +150,25 @@ def test_a_final_job_is_retried_as_a_new_one(alice: Api) -> None:
     assert (job["retry_of"], job["name"], job["status"]) == (job_id, "again", "queued")
 
 
+def test_a_retry_comes_once_for_its_key_however_it_is_written(alice: Api) -> None:
+    job_id = alice.submit()
+    alice.post(f"/jobs/{job_id}/cancel")
+    headers = {"Idempotency-Key": "again"}
+
+    first = alice.post(f"/jobs/{job_id}/retry", headers=headers)
+    others = [
+        alice.post(f"/jobs/{job_id.upper()}/retry", headers=headers),
+        alice.post(f"/jobs/%{ord(job_id[0]):x}{job_id[1:]}/retry", headers=headers),
+        alice.post(f"/jobs/{job_id}/retry", {}, headers=headers),
+    ]
+
+    assert first.status_code == 201
+    assert [answer.json() for answer in others] == [first.json()] * 3
+    refused = alice.post(f"/jobs/{job_id}/retry", {"limits": {}}, headers=headers)
+    assert refused.status_code == 400
+    assert len(alice.get("/jobs").json()["items"]) == 2
+
+
 def test_waiting_answers_at_the_end_of_the_job_or_of_the_time(alice: Api) -> None:
     job_id = alice.submit()
     assert alice.get(f"/jobs/{job_id}/wait?timeout_s=0.05").json()["status"] == "queued"

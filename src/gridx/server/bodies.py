@@ -36,6 +36,11 @@ BREATH_SPECS = 200
 M = TypeVar("M", bound=BaseModel)
 
 
+def has_body(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a body follows these headers, as HTTP/1.1 tells it."""
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+
+
 async def read_body(
     receive: Receive, headers: Mapping[bytes, bytes], bytes_max: int, take: Callable[[int], None]
 ) -> bytes:
@@ -103,8 +108,11 @@ def parse_query(query_string: bytes, model: type[M] | None) -> M | None:
 
 
 def canonical_hash(raw: bytes) -> str:
-    """SHA-256 of the body as parsed JSON: spaces, the order of fields and `1.0` for `1` are one."""
-    return hashlib.sha256(_canonical(_text(raw)) if raw else b"").hexdigest()
+    """SHA-256 of the body as parsed JSON: spaces, the order of fields and `1.0` for `1` are one.
+
+    No body at all is an empty object.
+    """
+    return hashlib.sha256(_canonical(_text(raw or b"{}"))).hexdigest()
 
 
 async def parse_batch(raw: bytes, clock: Clock, hashing: bool) -> tuple[BatchBody, str]:

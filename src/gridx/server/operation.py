@@ -3,7 +3,9 @@
 An endpoint is a coroutine whose signature says what it takes: the `Call`, ids of the path, a query
 model, a body model. FastAPI reads the same signature for the OpenAPI document; the checking is done
 here, because a framework that parses a body before it knows who sent it cannot keep our order:
-404 and 405, then 401, 413, 400, and what the coordinator finds (403 or 404, 409, 402).
+404 and 405, then 401, 413, 400, and what the coordinator finds (403 or 404, 409, 402). What comes
+with a request to an operation that takes no body must be an empty object, whatever the method: a
+field that nobody reads is a field that somebody believes in.
 """
 
 import re
@@ -25,10 +27,17 @@ from gridx.domain.errors import Detail, GridError, InvalidInput
 from gridx.domain.ids import is_user_id, is_uuid4
 from gridx.domain.user import Principal
 from gridx.protocol.http import UUID4, ErrorView
-from gridx.protocol.spec import USER_ID, BatchBody
+from gridx.protocol.spec import USER_ID, BatchBody, Body
 from gridx.server import answers
 from gridx.server.auth import Addresses, bearer_token, is_loopback, rate_key
-from gridx.server.bodies import canonical_hash, parse_batch, parse_body, parse_query, read_body
+from gridx.server.bodies import (
+    canonical_hash,
+    has_body,
+    parse_batch,
+    parse_body,
+    parse_query,
+    read_body,
+)
 from gridx.server.lifetime import Closing, Room, Slots
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,200}")
@@ -47,6 +56,10 @@ MEANING = {
     500: "The coordinator failed; its log has the story under the `X-Request-ID` of this answer",
     503: "The coordinator cannot serve this now; try again",
 }
+
+
+class NoBody(Body):
+    """The body of a request to an operation that takes none: absent, or an object without fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,7 @@ class Call(Request):
     who: Principal
     raw: bytes = b""
     body_hash: str = ""
+    path: str = ""
     token: str = ""
 
     @property
@@ -119,7 +133,7 @@ class Call(Request):
         if not key:
             return None
         body_hash = self.body_hash or canonical_hash(self.raw)
-        return IdempotencyKey(self.who.user_id, self.scope["path"], key.decode(), body_hash)
+        return IdempotencyKey(self.who.user_id, self.path, key.decode(), body_hash)
 
     def traceparent(self) -> str | None:
         """The W3C trace context that the client sent, if it is well formed."""
@@ -266,24 +280,27 @@ class Operation(APIRoute):
             await answers.of_refusal(refusal, self.parts.clock.now())(scope, receive, send)
 
     async def _answer(self, call: Call) -> ASGIApp:
-        declared, takes = self.declared, self.takes
-        scope = call.scope
-        if not declared.is_open:
-            call.token = bearer_token(dict(scope["headers"]))
+        headers = dict(call.scope["headers"])
+        if not self.declared.is_open:
+            call.token = bearer_token(headers)
             call.who = await self.parts.grid.users.authenticate(call.token)
-        if not takes.body:
+        if not has_body(headers):
             return await self._checked(call)
         with self.parts.bodies.share() as take:
-            headers = dict(scope["headers"])
             call.raw = await read_body(call.receive, headers, self._bytes_max(), take)
-            return await self._checked(call)
+            if self.takes.body:
+                return await self._checked(call)
+            parse_body(call.raw, NoBody)
+        # It says nothing: it need not take room for as long as the answer takes.
+        call.raw = b""
+        return await self._checked(call)
 
     async def _checked(self, call: Call) -> ASGIApp:
         declared, takes = self.declared, self.takes
         scope = call.scope
-        given: dict[str, object] = {}
-        for name, rule in takes.ids.items():
-            given[name] = _id(rule, scope["path_params"][name])
+        ids = {name: _id(rule, scope["path_params"][name]) for name, rule in takes.ids.items()}
+        call.path = declared.path.format(**ids)
+        given: dict[str, object] = dict(ids)
         query = parse_query(scope["query_string"], takes.query[1] if takes.query else None)
         if takes.query:
             given[takes.query[0]] = query
@@ -310,12 +327,10 @@ class Operation(APIRoute):
     # -------------------------------------------------------------- what the document says
 
     def _responses(self) -> dict[int | str, dict[str, Any]]:
-        declared, takes = self.declared, self.takes
-        statuses = {*declared.refusals, 400, 500, 503}
+        declared = self.declared
+        statuses = {*declared.refusals, 400, 413, 500, 503}
         if not declared.is_open:
             statuses |= {401, 403}
-        if takes.body:
-            statuses.add(413)
         if declared.idempotent:
             statuses.add(422)
         found: dict[int | str, dict[str, Any]] = {
