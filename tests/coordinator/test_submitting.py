@@ -339,7 +339,7 @@ async def test_a_batch_is_all_or_none(driver: Driver) -> None:
     before = await rows(driver)
     with pytest.raises(InsufficientCredits, match=r"Need 6\.375000, have 6\.374999"):
         await driver.grid.jobs.submit_batch(poor, [SPEC] * 10, None, None)
-    with pytest.raises(InvalidInput, match="job 3") as refused:
+    with pytest.raises(InvalidInput, match=r"jobs\.3\.max_cost") as refused:
         await driver.grid.jobs.submit_batch(
             poor, [SPEC] * 3 + [JobSpec(code="x", max_cost=1)], None, None
         )

@@ -134,6 +134,78 @@ def test_checks_come_in_the_order_of_the_contract(shared: Running, alice: Api) -
     assert alice.post(f"/jobs/{job_id}/retry").status_code == 409
 
 
+PAST, LONG = "1999-12-31T23:59:59Z", {"timeout_s": 3601}
+WRONG_AND_DENIED: list[tuple[str, object, str]] = [
+    ("POST /jobs", {"code": "x", "user_id": "admin", "limits": LONG}, "limits.timeout_s"),
+    ("POST /jobs", {"code": "x", "user_id": "admin", "max_cost": "0.001"}, "max_cost"),
+    ("POST /jobs", {"code": "x", "user_id": "admin", "deadline": PAST}, "deadline"),
+    (
+        "POST /jobs/batch",
+        {"jobs": [{"code": "x", "user_id": "admin"}, {"code": "x", "limits": LONG}]},
+        "jobs.1.limits.timeout_s",
+    ),
+    (
+        "POST /jobs/batch",
+        {"jobs": [{"code": "x", "user_id": "admin"}, {"code": "x", "deadline": PAST}]},
+        "jobs.1.deadline",
+    ),
+    (
+        "POST /jobs/batch",
+        {"template": {"code": "x", "user_id": "admin", "limits": LONG}, "args": [["a"]]},
+        "template.limits.timeout_s",
+    ),
+    (
+        "POST /jobs/batch",
+        {"template": {"code": "x", "user_id": "admin", "deadline": PAST}, "args": [["a"], ["b"]]},
+        "template.deadline",
+    ),
+    ("GET /credits/admin/transactions?cursor=zz", None, "cursor"),
+    ("GET /jobs?cursor=zz", None, "cursor"),
+    ("GET /auth/keys?cursor=zz", None, "cursor"),
+    ("POST /jobs", {"code": "x", "deadline": PAST}, "deadline"),
+    ("POST /credits/transfer", {"to": "{me}", "amount": "1"}, "to"),
+    ("GET /jobs/{anothers}/logs?follow=true", None, "Last-Event-ID"),
+    ("GET /jobs/{anothers}/events", None, "Last-Event-ID"),
+    ("GET /events", None, "Last-Event-ID"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "body", "field"), WRONG_AND_DENIED)
+def test_what_the_request_alone_shows_to_be_wrong_comes_before_who_may(
+    shared: Running, alice: Api, asked: str, body: object, field: str
+) -> None:
+    method, path = asked.replace("{anothers}", shared.admin.submit()).split(" ")
+    if body == {"to": "{me}", "amount": "1"}:
+        body = {"to": alice.user_id, "amount": "1"}
+    # A key that may do none of this is denied whatever it asks for.
+    for asking in (alice, key_with(alice, "metrics")):
+        answer = asking.call(method, path, body, headers={"Last-Event-ID": "x"})
+
+        assert answer.status_code == 400, answer.text
+        assert [detail["field"] for detail in answer.json()["details"]] == [field]
+        assert answer.json()["error"].startswith(field)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/jobs", {"code": "x", "user_id": "admin"}, "user_id"),
+        ("/jobs/batch", {"jobs": [{"code": "x"}, {"code": "x", "user_id": "admin"}]},
+         "jobs.1.user_id"),
+        ("/jobs/batch", {"template": {"code": "x", "user_id": "admin"}, "args": [["a"]]},
+         "template.user_id"),
+    ],
+)  # fmt: skip
+def test_jobs_are_submitted_in_ones_own_name(
+    alice: Api, path: str, body: object, field: str
+) -> None:
+    answer = alice.post(path, body)
+
+    assert answer.status_code == 403
+    assert answer.json()["details"][0]["field"] == field
+    assert alice.get("/jobs").json()["items"] == []
+
+
 ADMIN_ONLY: list[tuple[str, str, object]] = [
     ("GET", "/users", None),
     ("POST", "/users/admin/suspend", None),

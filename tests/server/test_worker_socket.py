@@ -151,10 +151,15 @@ def test_a_workers_token_opens_this_socket_and_nothing_else(shared: Running, ali
         assert again.token is None
     own = Api(shared.client, alice.user_id, token)
     for method, path in (("GET", "/jobs"), ("POST", "/workers/register"), ("GET", "/workers"),
-                         ("GET", f"/credits/{alice.user_id}"), ("GET", "/metrics")):  # fmt: skip
-        assert (
-            own.call(method, path, {"name": "w", "capabilities": {"os": "x"}}).status_code == 403
-        ), path
+                         ("GET", f"/credits/{alice.user_id}"), ("GET", "/metrics"),
+                         ("GET", "/auth/me"), ("GET", "/auth/keys"), ("GET", "/events"),
+                         ("DELETE", "/auth/token"), ("POST", f"/workers/{worker_id}/pause"),
+                         ("POST", f"/jobs/{ID}/retry"), ("GET", "/users")):  # fmt: skip
+        register = {"name": "w", "capabilities": {"os": "x"}}
+        body = register if path == "/workers/register" else None
+        assert own.call(method, path, body).status_code == 403, path
+    with worker(shared, token) as again:
+        assert again.worker_id == worker_id
 
 
 NONSENSE: dict[str, bytes | str] = {

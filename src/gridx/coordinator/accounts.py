@@ -61,9 +61,9 @@ class Accounts:
         self, who: Principal, user_id: str, limit: int, cursor: str | None
     ) -> Page[StatementLine]:
         """Movements of a user's available credits, newest first."""
+        before = number_of_cursor(cursor)
         who.need(Scope.CREDITS_READ)
         who.need_user(user_id)
-        before = number_of_cursor(cursor)
 
         def operation(connection: Connection) -> list[tuple[int, StatementLine]]:
             if users.find_user(connection, user_id) is None:
@@ -79,10 +79,10 @@ class Accounts:
         self, who: Principal, to: str, amount: int, memo: str | None, key: IdempotencyKey | None
     ) -> Movement:
         """Move the caller's credits to another user. Raises `InsufficientCredits`, `NotFound`."""
-        who.need(Scope.CREDITS_TRANSFER)
         if to == who.user_id:
             message = "credits are transferred to somebody else"
             raise InvalidInput(f"to: {message}", [Detail("to", message)])
+        who.need(Scope.CREDITS_TRANSFER)
         source = available(who.user_id)
         return await self._move(who, Kind.TRANSFER, to, _Terms(source, amount, memo, key))
 

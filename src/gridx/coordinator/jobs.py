@@ -8,15 +8,16 @@ from gridx.bus.base import Bus, job_topic, user_topic
 from gridx.clock import Clock
 from gridx.coordinator.attempts import Changes, Outcome
 from gridx.coordinator.idempotency import IdempotencyKey, once
+from gridx.coordinator.watch import visible_job
 from gridx.domain.attempt import Attempt
 from gridx.domain.errors import (
     Conflict,
     Denied,
     Detail,
     GridError,
-    InvalidInput,
     NotFound,
     Unauthenticated,
+    named_from,
 )
 from gridx.domain.job import (
     FINAL,
@@ -30,7 +31,7 @@ from gridx.domain.job import (
 from gridx.domain.ledger import Kind, Movement, available, held
 from gridx.domain.matching import Shape, shape_of
 from gridx.domain.page import Page, number_of_cursor
-from gridx.domain.policy import Policy, check_ceilings
+from gridx.domain.policy import Policy, check_ceilings, check_deadline
 from gridx.domain.pricing import Receipt, receipt_of, terms_of
 from gridx.domain.user import Principal, Scope
 from gridx.storage import attempts, events, jobs, ledger, users
@@ -99,6 +100,8 @@ class _Submission:
     jobs: tuple[NewJob, ...]
     batch_id: str | None
     key: IdempotencyKey | None
+    place: str = ""
+    """Where in the request the spec of a batch's job stands, by `{index}`."""
 
     @property
     def hold(self) -> int:
@@ -155,11 +158,10 @@ class Jobs:
 
         Raises `InvalidInput`, `Denied` for another's name, `InsufficientCredits`.
         """
-        self._may_submit(who, user_id)
-        accepted = await self._accept(
-            who, [self._new_job(who, spec, None, None, traceparent)], None, key
-        )
-        return _single(accepted)
+        new = self._new_job(who, spec, None, None, traceparent)
+        submission = _Submission(who.user_id, (new,), None, key)
+        self._may_submit(who, submission, [user_id])
+        return _single(await self._accept(submission))
 
     async def submit_batch(
         self,
@@ -167,38 +169,52 @@ class Jobs:
         specs: Sequence[JobSpec],
         key: IdempotencyKey | None,
         traceparent: str | None,
+        *,
+        user_ids: Sequence[str | None] = (),
+        place: str = "jobs.{index}.",
     ) -> SubmittedBatch:
-        """Accept all of these jobs or none."""
-        self._may_submit(who, None)
+        """Accept all of these jobs or none.
+
+        `user_ids` are those named by the specs of the request, and `place` where these stand in it.
+        """
         batch_id = self._clock.new_id()
         new: list[NewJob] = []
         for index, spec in enumerate(specs):
-            try:
+            with named_from(place.format(index=index)):
                 new.append(self._new_job(who, spec, batch_id, None, traceparent))
-            except InvalidInput as error:
-                details = [Detail(f"jobs.{index}.{d.field}", d.message) for d in error.details]
-                raise InvalidInput(f"job {index}: {error.message}", details) from None
-        accepted = await self._accept(who, new, batch_id, key)
+        submission = _Submission(who.user_id, tuple(new), batch_id, key, place)
+        self._may_submit(who, submission, user_ids)
+        accepted = await self._accept(submission)
         assert accepted.batch_id is not None
         return SubmittedBatch(accepted.batch_id, accepted.job_ids)
 
     async def retry(self, who: Principal, job_id: str, key: IdempotencyKey | None) -> Submitted:
         """Submit a final job's spec again, as a new job; times that have passed are left out."""
-        self._may_submit(who, None)
+        who.need(Scope.JOBS)
         job = await self._find(who, job_id)
         if job.user_id != who.user_id:
             raise Denied("Only its submitter may retry a job: it is charged to them")
         if job.status not in FINAL:
             raise Conflict(f"The job is {job.status}: cancel it or wait for its end to retry it")
         spec = without_past_times(job.spec, self._clock.now())
-        return _single(
-            await self._accept(who, [self._new_job(who, spec, None, job_id, None)], None, key)
-        )
+        new = self._new_job(who, spec, None, job_id, None)
+        return _single(await self._accept(_Submission(who.user_id, (new,), None, key)))
 
-    def _may_submit(self, who: Principal, user_id: str | None) -> None:
-        who.need(Scope.JOBS)
-        if user_id and user_id != who.user_id:
-            raise Denied("user_id is another user: jobs are submitted in one's own name")
+    def _may_submit(
+        self, who: Principal, submission: _Submission, user_ids: Sequence[str | None]
+    ) -> None:
+        try:
+            who.need(Scope.JOBS)
+            for index, user_id in enumerate(user_ids):
+                if user_id and user_id != who.user_id:
+                    field = f"{submission.place.format(index=index)}user_id"
+                    message = "jobs are submitted in one's own name"
+                    raise Denied(f"{field}: {message}", [Detail(field, message)])
+        except Denied:
+            # What is wrong with a job is said first. Where nothing is denied it has time until the
+            # transaction, which knows whether this request came before its deadline too.
+            _need_future_deadlines(submission, self._clock.now())
+            raise
 
     def _new_job(
         self,
@@ -220,20 +236,14 @@ class Jobs:
             traceparent=traceparent,
         )
 
-    async def _accept(
-        self,
-        who: Principal,
-        new: Sequence[NewJob],
-        batch_id: str | None,
-        key: IdempotencyKey | None,
-    ) -> _Accepted:
-        submission = _Submission(who.user_id, tuple(new), batch_id, key)
+    async def _accept(self, submission: _Submission) -> _Accepted:
         accepted = await self._database.write_each(self._submit, submission)
-        for shape, priority in {shape_of(job.spec): job.spec.priority for job in new}.items():
-            self._note(who.user_id, shape, priority)
-        if held_back := [at for job in new if (at := job.spec.not_before) is not None]:
+        user_id, specs = submission.user_id, [job.spec for job in submission.jobs]
+        for shape, priority in {shape_of(spec): spec.priority for spec in specs}.items():
+            self._note(user_id, shape, priority)
+        if held_back := [at for spec in specs if (at := spec.not_before) is not None]:
             self._put_off(min(held_back))
-        self._bus.publish(user_topic(who.user_id))
+        self._bus.publish(user_topic(user_id))
         return accepted
 
     def _submit(
@@ -313,8 +323,8 @@ class Jobs:
         self, who: Principal, chosen: JobFilter, limit: int, cursor: str | None
     ) -> Page[Job]:
         """The caller's jobs, newest first."""
-        who.need(Scope.JOBS)
         before = number_of_cursor(cursor)
+        who.need(Scope.JOBS)
         where = {
             "status": None if chosen.status is None else chosen.status.value,
             "name": chosen.name,
@@ -465,19 +475,8 @@ def _single(accepted: _Accepted) -> Submitted:
 def _need_future_deadlines(submission: _Submission, now: int) -> None:
     """Raises `InvalidInput` for a deadline that has passed; an answer that is kept is no matter."""
     for index, job in enumerate(submission.jobs):
-        if job.spec.deadline is not None and job.spec.deadline <= now:
-            field = "deadline" if submission.batch_id is None else f"jobs.{index}.deadline"
-            message = "the time has passed already"
-            raise InvalidInput(f"{field}: {message}", [Detail(field, message)])
-
-
-def visible_job(connection: Connection, who: Principal, job_id: str) -> Job:
-    """The job, if `who` may see it. Raises `NotFound` and `Denied`."""
-    job = jobs.find_job(connection, job_id)
-    if job is None:
-        raise NotFound("There is no such job")
-    who.need_user(job.user_id)
-    return job
+        with named_from(submission.place.format(index=index)):
+            check_deadline(job.spec, now)
 
 
 def _whole(connection: Connection, who: Principal, job_id: str) -> WholeJob:

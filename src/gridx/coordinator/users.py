@@ -256,6 +256,7 @@ class Users:
 
     async def log_out(self, who: Principal) -> None:
         """End the token that was used."""
+        who.need_person()
         await self._database.write(lambda c: users.delete_token(c, who.token_id))
         self._forget()
 
@@ -308,8 +309,8 @@ class Users:
 
     async def list_keys(self, who: Principal, limit: int, cursor: str | None) -> Page[ApiKey]:
         """The caller's keys, oldest first."""
-        self._need_login(who)
         after = _key_cursor(cursor)
+        self._need_login(who)
         found = await self._database.read(
             lambda c: users.list_keys(c, who.user_id, limit + 1, after)
         )

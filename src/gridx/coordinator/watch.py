@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from gridx.bus.base import Bus, job_topic, user_topic
 from gridx.clock import Clock
-from gridx.coordinator.jobs import visible_job
 from gridx.domain.attempt import Reason
 from gridx.domain.errors import Detail, InvalidInput, NotFound
 from gridx.domain.job import FINAL, Job, JobStatus
@@ -20,7 +19,7 @@ from gridx.storage import attempts, events, jobs
 from gridx.storage.database import Connection, Database
 from gridx.storage.events import JobEvent
 
-__all__ = ["JobEvent", "LogEnd", "LogPiece", "Watch"]
+__all__ = ["JobEvent", "LogEnd", "LogPiece", "Watch", "visible_job"]
 
 POLL_S = 2.0
 _FRAMES = 256
@@ -128,12 +127,19 @@ class Watch:
 
         return await self._database.read(operation)
 
-    async def follow_logs(
+    def follow_logs(
         self, who: Principal, job_id: str, resume: str | None
     ) -> AsyncIterator[LogPiece | LogEnd]:
-        """Pieces of output as they come, behind `resume`, then the end."""
+        """Pieces of output as they come, behind `resume`, then the end.
+
+        Raises `InvalidInput` at once for a `resume` that is no place in a log.
+        """
+        return self._follow_logs(who, job_id, _LogReader(who, job_id, resume))
+
+    async def _follow_logs(
+        self, who: Principal, job_id: str, reader: _LogReader
+    ) -> AsyncIterator[LogPiece | LogEnd]:
         who.need(Scope.JOBS)
-        reader = _LogReader(who, job_id, resume)
         listener = self._bus.listen(job_topic(job_id))
         try:
             while True:
@@ -193,6 +199,15 @@ class Watch:
         if job_id is None:
             return who.user_id, events.last_number(connection, who.user_id)
         return visible_job(connection, who, job_id).user_id, 0
+
+
+def visible_job(connection: Connection, who: Principal, job_id: str) -> Job:
+    """The job, if `who` may see it. Raises `NotFound` and `Denied`."""
+    job = jobs.find_job(connection, job_id)
+    if job is None:
+        raise NotFound("There is no such job")
+    who.need_user(job.user_id)
+    return job
 
 
 def _look(

@@ -51,6 +51,13 @@ class Policy:
     sandbox_at_least: Backend = WEAKEST_SANDBOX
 
 
+def check_deadline(spec: JobSpec, now: int) -> None:
+    """Raises `InvalidInput` naming a deadline that has passed by `now` (microseconds)."""
+    if spec.deadline is not None and spec.deadline <= now:
+        message = "the time has passed already"
+        raise InvalidInput(f"deadline: {message}", [Detail("deadline", message)])
+
+
 def check_ceilings(spec: JobSpec, policy: Policy) -> None:
     """Raises `InvalidInput` naming each limit that is above the grid's ceiling."""
     details = [

@@ -74,10 +74,14 @@ class Principal:
         """Whether this token may act as an administrator."""
         return self.role is Role.ADMIN and Scope.ADMIN in self.scopes
 
-    def need(self, scope: Scope) -> None:
-        """Raises `Denied` unless this token has `scope` (and the role behind it)."""
+    def need_person(self) -> None:
+        """Raises `Denied` for a worker's token."""
         if self.kind is TokenKind.WORKER:
             raise Denied("A worker's token opens the worker socket only")
+
+    def need(self, scope: Scope) -> None:
+        """Raises `Denied` unless this token has `scope` (and the role behind it)."""
+        self.need_person()
         if scope not in self.scopes:
             raise Denied(f"This API key lacks the scope {scope}: make one that has it")
         if scope is Scope.ADMIN and self.role is not Role.ADMIN:

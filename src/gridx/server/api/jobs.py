@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gridx.coordinator.jobs import JobFilter
-from gridx.domain.errors import Denied, Detail
+from gridx.domain.errors import Detail
 from gridx.domain.job import JobSpec, JobStatus
 from gridx.protocol import http
 from gridx.protocol.http import Uuid4
@@ -57,14 +57,14 @@ async def submit_job(call: Call, body: JobBody) -> http.SubmittedView:
 )
 async def submit_batch(call: Call, body: BatchBody) -> http.BatchView:
     """Submit up to 10,000 jobs, all or none: spec by spec, or a template with many arguments."""
-    for index, job in enumerate((body.template,) if body.template else body.jobs):
-        if job.user_id and job.user_id != call.who.user_id:
-            message = "jobs are submitted in one's own name"
-            field = "template.user_id" if body.template else f"jobs.{index}.user_id"
-            raise Denied(f"{field}: {message}", [Detail(field, message)])
-    specs = _from_template(body) if body.template else [job.to_spec() for job in body.jobs]
+    written = (body.template,) if body.template else body.jobs
     found = await call.grid.jobs.submit_batch(
-        call.who, specs, call.idempotency_key(), call.traceparent()
+        call.who,
+        _from_template(body) if body.template else [job.to_spec() for job in body.jobs],
+        call.idempotency_key(),
+        call.traceparent(),
+        user_ids=[job.user_id or None for job in written],
+        place="template." if body.template else "jobs.{index}.",
     )
     return http.BatchView(batch_id=found.batch_id, job_ids=list(found.job_ids))
 

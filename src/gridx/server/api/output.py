@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from starlette.types import ASGIApp
 
 from gridx.clock import to_rfc3339
-from gridx.coordinator.watch import JobEvent, LogEnd
+from gridx.coordinator.watch import JobEvent, LogEnd, LogPiece
 from gridx.domain.errors import Detail, InvalidInput
 from gridx.domain.user import Scope
 from gridx.server.answers import Answer
@@ -48,22 +48,25 @@ async def get_logs(call: Call, job_id: JobId, query: Annotated[LogsQuery, Query(
         return Answer(200, views.text(output).encode(), PLAIN.encode())
     if query.raw:
         raise InvalidInput("raw: followed logs are text", [Detail("raw", "followed logs are text")])
+    pieces = call.grid.watch.follow_logs(call.who, job_id, resume)
     await call.grid.jobs.get(call.who, job_id)
-    return EventStream(call, _log_events(call, job_id, query.stream, resume))
+    return EventStream(call, _log_events(pieces, query.stream))
 
 
 @operations.add("GET", "/jobs/{job_id}/events", refusals=(404,), media_types=(SSE,))
 async def follow_job(call: Call, job_id: JobId) -> ASGIApp:
     """The changes of one job's state, from its first or from after `Last-Event-ID`."""
+    changes = _job_events(call, job_id)
     await call.grid.jobs.get(call.who, job_id)
-    return EventStream(call, _job_events(call, job_id))
+    return EventStream(call, changes)
 
 
 @operations.add("GET", "/events", media_types=(SSE,))
 async def follow_jobs(call: Call) -> ASGIApp:
     """The changes of state of all the caller's jobs, from now or from after `Last-Event-ID`."""
+    changes = _job_events(call, None)
     call.who.need(Scope.JOBS)
-    return EventStream(call, _job_events(call, None))
+    return EventStream(call, changes)
 
 
 def _resume(call: Call) -> str | None:
@@ -81,9 +84,9 @@ def _no_event_id(message: str) -> InvalidInput:
 
 
 async def _log_events(
-    call: Call, job_id: str, stream: str | None, resume: str | None
+    pieces: AsyncIterator[LogPiece | LogEnd], stream: str | None
 ) -> AsyncIterator[bytes]:
-    async for piece in call.grid.watch.follow_logs(call.who, job_id, resume):
+    async for piece in pieces:
         if isinstance(piece, LogEnd):
             yield event("end", {"status": piece.status, "reason": piece.reason})
         elif stream is None or piece.stream == stream:

@@ -5,7 +5,6 @@ from typing import Annotated
 from fastapi import Query
 
 from gridx.clock import to_rfc3339
-from gridx.domain.errors import Denied
 from gridx.domain.money import format_credits, parse_credits
 from gridx.domain.user import User
 from gridx.protocol import http
@@ -41,8 +40,7 @@ async def log_in(call: Call, body: http.LoginBody) -> http.TokenView:
 async def get_caller(call: Call) -> http.CallerView:
     """Whose token this request came with, and what it may do."""
     who = call.who
-    if who.worker_id is not None:
-        raise Denied("A worker's token opens the worker socket only")
+    who.need_person()
     return http.CallerView(
         user_id=who.user_id,
         role=who.role.value,
