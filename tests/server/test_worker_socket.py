@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Response
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
@@ -74,12 +75,17 @@ def test_the_words_of_a_command_reach_the_worker_as_they_are(shared: Running) ->
             assert alice.get(f"/jobs/{job_id}/wait").json()["status"] == "succeeded"
 
 
-def refused(running: Running, **kwargs: Any) -> tuple[int, dict[str, object]]:
-    """Status and body of the answer to an upgrade that is refused."""
+def denied(running: Running, path: str = "/ws/worker", **kwargs: Any) -> Response:
+    """The answer to an upgrade that is refused."""
     kwargs.setdefault("subprotocols", [Subprotocol(SUBPROTOCOL)])
     with pytest.raises(InvalidStatus) as refusal:
-        connect(address(running), proxy=None, **kwargs)
-    response = refusal.value.response
+        connect(address(running).replace("/ws/worker", path), proxy=None, **kwargs)
+    return refusal.value.response
+
+
+def refused(running: Running, **kwargs: Any) -> tuple[int, dict[str, object]]:
+    """Status and body of that answer."""
+    response = denied(running, **kwargs)
     return response.status_code, json.loads(response.body or b"{}")
 
 
@@ -109,6 +115,48 @@ def test_a_browser_is_refused(shared: Running, alice: Api) -> None:
     status, _ = refused(shared, additional_headers=headers, origin=Origin("https://evil.example"))
 
     assert status == 403
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer nonsense"])
+@pytest.mark.parametrize(
+    "kwargs", [{"subprotocols": None}, {"origin": Origin("https://evil.example")}]
+)
+def test_who_asks_comes_before_what_is_asked_for(
+    shared: Running, authorization: str | None, kwargs: dict[str, Any]
+) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+
+    assert refused(shared, additional_headers=headers, **kwargs)[0] == 401
+
+
+def test_an_unknown_protocol_comes_before_who_may(shared: Running, alice: Api) -> None:
+    headers = {"Authorization": f"Bearer {alice.token}"}
+    origin = Origin("https://evil.example")
+
+    status, _ = refused(shared, additional_headers=headers, origin=origin, subprotocols=None)
+
+    assert status == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/ws/worker", 401), ("/ws/worker/", 404), ("/ws/other", 404), ("/jobs", 404), ("/", 404)],
+)
+def test_a_refused_upgrade_is_answered_like_any_request_and_is_no_error_of_ours(
+    shared: Running, caplog: pytest.LogCaptureFixture, path: str, status: int
+) -> None:
+    answer = denied(shared, path)
+
+    body = json.loads(answer.body)
+    assert (answer.status_code, body["code"]) == (status, status)
+    assert set(body) == {"error", "code", "timestamp"}
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert len(answer.headers["x-request-id"]) == 27
+    assert ("www-authenticate" in answer.headers) is (status == 401)
+    shared.client.get("/health")  # what the socket left behind has been looked after by now
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("offered", [[], ["gridx.v2"], ["chat"]])

@@ -14,6 +14,7 @@ from gridx.protocol.problem import status_of, to_body
 from gridx.protocol.spec import AMOUNT, ENV_NAME, NO_CONTROL, NO_NUL, REQUIRE_NAME, USER_ID
 
 JSON = b"application/json"
+NO_PATH = "There is no such path: see /docs"
 DETAILS_MAX = 20
 _CHARACTERS_MAX = 200
 
@@ -39,20 +40,21 @@ _UNION_VARIANTS = frozenset({"line", "words"})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer, ready to be sent."""
+    """A whole answer, ready to be sent: to a request, or to a WebSocket that is not let in."""
 
     status: int
     body: bytes = b""
     media_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         headers = list(self.headers)
         if self.status != 204:
             headers.append((b"content-type", self.media_type))
             headers.append((b"content-length", b"%d" % len(self.body)))
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+        kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+        await send({"type": f"{kind}.start", "status": self.status, "headers": headers})
+        await send({"type": f"{kind}.body", "body": self.body})
 
 
 NOTHING = Answer(204)

@@ -16,7 +16,6 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import WebSocketRoute
 
 from gridx import __version__
 from gridx.clock import Clock
@@ -94,19 +93,18 @@ def create_app(settings: Settings, grid: Grid, clock: Clock) -> FastAPI:
     for operation in _all(groups, parts):
         app.router.routes.append(operation)
         table.add(operation)
-    app.router.routes.append(WebSocketRoute(PATH, WorkerSocket(parts)))
     add_documents(app)
 
     async def answer_http_error(_request: Request, error: Exception) -> Response:
         status = cast("HTTPException", error).status_code
-        message = "There is no such path: see /docs" if status == 404 else _phrase(error)
+        message = answers.NO_PATH if status == 404 else _phrase(error)
         answer = answers.of_problem(status, message, clock.now())
         headers = cast("HTTPException", error).headers
         return Response(answer.body, status, headers, "application/json")
 
     app.add_exception_handler(HTTPException, answer_http_error)
     # The one that is added last is outermost.
-    app.add_middleware(Dispatch, table=table, clock=clock)
+    app.add_middleware(Dispatch, table=table, sockets={PATH: WorkerSocket(parts)}, clock=clock)
     app.add_middleware(Envelope, clock=clock)
     return app
 

@@ -2,14 +2,17 @@
 
 `Envelope` gives each answer its headers and its request id, and turns what nobody expected into a
 500 of our shape. `Dispatch` finds the operation of a path and a method, and knows 404 from 405.
+A WebSocket that is not let in is answered like any other request.
 """
 
 import itertools
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.utils import ClientDisconnected
 
 from gridx.clock import Clock
 from gridx.server import answers
@@ -38,9 +41,6 @@ class Envelope:
         self._count = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         given = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
         if _REQUEST_ID.fullmatch(given):
             request_id = given.decode()
@@ -50,19 +50,24 @@ class Envelope:
 
         async def send_in_envelope(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] in {"http.response.start", "websocket.http.response.start"}:
                 status = message["status"]
                 headers = [*message["headers"], *_HEADERS, (b"x-request-id", request_id.encode())]
                 if not any(name == _POLICY[0] for name, _ in message["headers"]):
                     headers.append(_POLICY)
                 message["headers"] = headers
+            elif message["type"] == "websocket.accept":
+                status = 101
             await send(message)
 
+        method = scope.get("method", "GET")
         with bound(request_id=request_id):
             try:
                 await self._app(scope, receive, send_in_envelope)
+            except ClientDisconnected:
+                pass  # before its WebSocket was open, or denied
             except Exception:
-                _log.exception("request_failed", method=scope["method"], path=scope["path"][:200])
+                _log.exception("request_failed", method=method, path=scope["path"][:200])
                 if status:
                     raise
                 answer = answers.of_problem(
@@ -73,7 +78,7 @@ class Envelope:
                 await answer(scope, receive, send_in_envelope)
             if logging.root.isEnabledFor(logging.DEBUG):
                 path = scope["path"][:200]
-                _log.debug("request", method=scope["method"], path=path, status=status)
+                _log.debug("request", method=method, path=path, status=status)
 
 
 @dataclass(slots=True)
@@ -126,13 +131,21 @@ def _well_formed(node: Table, ids: tuple[str, ...]) -> bool:
 class Dispatch:
     """Hands each request to its operation; what the table does not know goes on to FastAPI."""
 
-    def __init__(self, app: ASGIApp, table: Table, clock: Clock) -> None:
+    def __init__(
+        self, app: ASGIApp, table: Table, sockets: Mapping[str, ASGIApp], clock: Clock
+    ) -> None:
+        """`sockets` are the applications behind WebSockets, by path."""
         self._app = app
         self._table = table
+        self._sockets = sockets
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        places = self._table.find(scope["path"]) if scope["type"] == "http" else []
+        if scope["type"] == "websocket":
+            socket = self._sockets.get(scope["path"]) or self._no_path()
+            await socket(scope, receive, send)
+            return
+        places = self._table.find(scope["path"])
         if not places:
             await self._app(scope, receive, send)
             return
@@ -150,3 +163,6 @@ class Dispatch:
             headers=((b"allow", ", ".join(allowed).encode()),),
         )
         await answer(scope, receive, send)
+
+    def _no_path(self) -> ASGIApp:
+        return answers.of_problem(404, answers.NO_PATH, self._clock.now())

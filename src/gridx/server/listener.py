@@ -1,9 +1,10 @@
 """The listening socket: uvicorn, set up for us, and ended in order.
 
 On the end of the program we first tell streams and sockets, so that they end by themselves; uvicorn
-then waits for the rest. Its protocols are bent in three places: what is not HTTP is answered in our
-error shape, the head of a request has a limit, and a WebSocket peer that breaks the protocol is
-closed with 1008 and gets to read it, however much it is still sending.
+then waits for the rest. Its protocols are bent in four places: what is not HTTP is answered in our
+error shape, the head of a request has a limit, a WebSocket that is not let in is no error of ours,
+and a WebSocket peer that breaks the protocol is closed with 1008 and gets to read it, however much
+it is still sending.
 """
 
 import asyncio
@@ -195,6 +196,13 @@ class _WebSocket(WebSocketsSansIOProtocol):
         self.conn = _StrictProtocol(
             max_size=self.config.ws_max_size, logger=logging.getLogger("uvicorn.error")
         )
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            # An answer instead of an upgrade completes the handshake too, which uvicorn forgets: it
+            # would log an error for each.
+            self.handshake_complete = True
 
     def data_received(self, data: bytes) -> None:
         if self.conn.parser_exc is None:

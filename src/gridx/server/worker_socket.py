@@ -66,29 +66,20 @@ class WorkerSocket:
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
         parts = self._parts
         try:
+            if parts.closing.begun:
+                raise Unavailable("The coordinator is shutting down: try again in a moment")
             with parts.sockets.take():
-                subprotocol = self._door(scope, headers)
                 token = bearer_token(headers)
                 who = await self._authenticate(scope, token)
+                subprotocol = _spoken(scope)
+                if b"origin" in headers:
+                    raise Denied("This socket is for workers: a browser may not open it")
                 socket = WebSocket(scope, receive, send)
                 await socket.accept(subprotocol)
                 await _Connection(parts, socket, Codec(subprotocol), who, token).run()
         except GridError as refusal:
             parts.grid.metrics.count_refused(refusal.code)
-            await _deny(send, answers.of_refusal(refusal, parts.clock.now()))
-
-    def _door(self, scope: Scope, headers: Mapping[bytes, bytes]) -> str:
-        if self._parts.closing.begun:
-            raise Unavailable("The coordinator is shutting down: try again in a moment")
-        if b"origin" in headers:
-            raise Denied("This socket is for workers: a browser may not open it")
-        for offered in scope.get("subprotocols", ()):
-            if offered in (SUBPROTOCOL, SUBPROTOCOL_JSON):
-                return offered
-        raise InvalidInput(
-            f"Ask for the subprotocol {SUBPROTOCOL} or {SUBPROTOCOL_JSON}: "
-            "this coordinator speaks no other version"
-        )
+            await answers.of_refusal(refusal, parts.clock.now())(scope, receive, send)
 
     async def _authenticate(self, scope: Scope, token: str) -> Principal:
         try:
@@ -98,6 +89,16 @@ class WorkerSocket:
             address = self._parts.addresses.client(scope)
             await limit_tries(self._parts, "socket", address, None)
             raise
+
+
+def _spoken(scope: Scope) -> str:
+    for offered in scope.get("subprotocols", ()):
+        if offered in (SUBPROTOCOL, SUBPROTOCOL_JSON):
+            return offered
+    raise InvalidInput(
+        f"Ask for the subprotocol {SUBPROTOCOL} or {SUBPROTOCOL_JSON}: "
+        "this coordinator speaks no other version"
+    )
 
 
 class _Connection:
@@ -256,14 +257,3 @@ def _first(several: ExceptionGroup[_Over]) -> _Over:
     """Why it ended: nonsense and orders say more than a peer that is gone."""
     found = [one if isinstance(one, _Over) else _first(one) for one in several.exceptions]
     return min(found, key=lambda over: isinstance(over, _Gone))
-
-
-async def _deny(send: Send, answer: answers.Answer) -> None:
-    headers = [
-        *answer.headers,
-        (b"content-type", answer.media_type),
-        (b"content-length", b"%d" % len(answer.body)),
-    ]
-    start = {"type": "websocket.http.response.start", "status": answer.status, "headers": headers}
-    await send(start)
-    await send({"type": "websocket.http.response.body", "body": answer.body})
