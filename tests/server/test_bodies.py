@@ -76,6 +76,47 @@ def test_what_is_not_our_json_is_refused(carol: Api, name: str, path: str) -> No
     assert carol.get("/jobs").json()["items"] == []
 
 
+FIELDS = {
+    "resources.cpus": b'{"code":"1","resources":{"cpus":%s}}',
+    "resources.memory_mb": b'{"code":"1","resources":{"memory_mb":%s}}',
+    "limits.timeout_s": b'{"code":"1","limits":{"timeout_s":%s}}',
+    "priority": b'{"code":"1","priority":%s}',
+    "retry_on_failure": b'{"code":"1","retry_on_failure":%s}',
+    "max_cost": b'{"code":"1","max_cost":%s}',
+    "deadline": b'{"code":"1","deadline":%s}',
+    "tags.0": b'{"code":"1","tags":[%s]}',
+    "env.A": b'{"code":"1","env":{"A":%s}}',
+    "command": b'{"command":%s}',
+    "colour": b'{"code":"1","colour":%s}',
+}
+
+
+@pytest.mark.parametrize(
+    "number",
+    [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 309, b"9" * 5_000, b"-" + b"9" * 401],
+)
+def test_what_no_number_can_hold_is_refused_by_the_name_of_its_field(
+    carol: Api, number: bytes
+) -> None:
+    def never(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for field, spec in FIELDS.items():
+        raw = spec % number
+        for path, body, name in (
+            ("/jobs", raw, field),
+            ("/jobs/batch", b'{"jobs":[' + raw + b"]}", f"jobs.0.{field}"),
+            ("/jobs/batch", b'{"args":[["a"]],"template":' + raw + b"}", f"template.{field}"),
+        ):
+            answer = carol.call("POST", path, content=body, headers={"Idempotency-Key": "k"})
+
+            assert answer.status_code == 400, answer.text
+            details = json.loads(answer.content, parse_constant=never)["details"]
+            assert [detail["field"] for detail in details] == [name]
+            assert len(answer.content) < 1_000
+    assert carol.get("/jobs").json()["items"] == []
+
+
 def test_json_needs_no_header_that_says_so(carol: Api) -> None:
     for media in ("application/json", "text/plain", "application/x-www-form-urlencoded", ""):
         answer = carol.call(

@@ -106,7 +106,7 @@ Argument = Annotated[
     str, Field(max_length=ARGUMENT_BYTES_MAX, pattern=NO_NUL), _bytes_at_most(ARGUMENT_BYTES_MAX)
 ]
 Arguments = Annotated[list[Argument], Field(max_length=10_000)]
-EnvName = Annotated[str, Field(max_length=1024, pattern=ENV_NAME)]
+EnvName = Annotated[str, Field(max_length=ARGUMENT_BYTES_MAX, pattern=ENV_NAME)]
 ImageName = Annotated[str, Field(min_length=1, max_length=255, pattern=IMAGE)]
 RequireName = Annotated[str, Field(min_length=1, max_length=70, pattern=REQUIRE_NAME)]
 
