@@ -15,7 +15,8 @@ from gridx.domain.errors import (
     KeyReused,
     NotFound,
 )
-from gridx.domain.ledger import BALANCE_MAX, MINT, Kind, Verification, available
+from gridx.domain.ledger import ISSUED_MAX, MINT, Kind, Verification, available
+from gridx.domain.money import AMOUNT_MICROCREDITS_MAX
 from gridx.domain.user import Principal
 from gridx.storage.dialect import make_engine
 from gridx.storage.tables import balances
@@ -191,10 +192,45 @@ async def test_a_difference_is_found_in_the_store_itself(
     await asyncio.to_thread(change, -1)
 
 
-async def test_a_grant_that_no_account_can_hold_is_refused(
-    driver: Driver, admin: Principal, alice: Principal
+async def test_a_grid_issues_no_more_than_its_columns_hold(
+    driver: Driver, admin: Principal, alice: Principal, bob: Principal
 ) -> None:
-    await driver.grid.accounts.grant(admin, "alice", BALANCE_MAX - GRANT, None, None)
-    with pytest.raises(Conflict, match="the most there can be"):
-        await driver.grid.accounts.grant(admin, "alice", 1, None, None)
-    assert await driver.available(alice) == BALANCE_MAX
+    accounts = driver.grid.accounts
+    left = ISSUED_MAX - (await issued(driver, admin, alice, bob))
+    grants = [AMOUNT_MICROCREDITS_MAX] * (left // AMOUNT_MICROCREDITS_MAX)
+    for amount in (*grants, left - sum(grants)):
+        await accounts.grant(admin, "alice", amount, None, None)
+    for who in ("alice", "bob"):
+        with pytest.raises(Conflict, match=r"may issue 4611686018427\.387904 in all"):
+            await accounts.grant(admin, who, 1, None, None)
+    with pytest.raises(Conflict, match="may issue"):
+        await driver.grid.users.register("carol", "correct horse", None)
+    assert await issued(driver, admin, alice, bob) == ISSUED_MAX
+    # What passes through an account may be more than a column holds.
+    for _ in range(3):
+        rich = await driver.available(alice)
+        await accounts.transfer(alice, "bob", rich, None, None)
+        assert await driver.available(bob) > rich
+        await accounts.transfer(bob, "alice", rich, None, None)
+    await driver.submit(alice)
+    await driver.submit(bob)
+    verified = await accounts.verify(admin)
+    assert verified.ok, verified.differences
+    assert await issued(driver, admin, alice, bob) == ISSUED_MAX
+
+
+async def issued(driver: Driver, *everybody: Principal) -> int:
+    return sum([(await driver.balance(who)).balance for who in everybody])
+
+
+async def test_two_who_grant_at_once_do_not_issue_too_much(
+    driver: Driver, admin: Principal, alice: Principal, bob: Principal
+) -> None:
+    left = ISSUED_MAX - (await issued(driver, admin, alice, bob))
+    half = left // 2 + 1
+    results = await asyncio.gather(
+        *(driver.grid.accounts.grant(admin, who, half, None, None) for who in ("alice", "bob")),
+        return_exceptions=True,
+    )
+    assert sorted(isinstance(result, Conflict) for result in results) == [False, True]
+    assert await issued(driver, admin, alice, bob) <= ISSUED_MAX

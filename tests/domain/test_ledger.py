@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from gridx.domain.errors import Conflict, InsufficientCredits
 from gridx.domain.ledger import (
-    BALANCE_MAX,
     FEES,
+    ISSUED_MAX,
     MINT,
     Balance,
     Book,
@@ -17,8 +17,10 @@ from gridx.domain.ledger import (
     available,
     held,
     is_grids,
+    need_issuable,
     owner_of,
 )
+from gridx.domain.money import AMOUNT_MICROCREDITS_MAX
 
 USERS = ["alice", "bob", "carol"]
 ACCOUNTS = [account for user in USERS for account in (available(user), held(user))]
@@ -52,11 +54,36 @@ def test_what_moved_there_and_back_changes_no_balance() -> None:
     assert len(book.postings) == 2
 
 
-def test_an_account_holds_no_more_than_a_column_does() -> None:
-    book = Book({available("alice"): 100})
-    book.need_room("alice", BALANCE_MAX - 100)
-    with pytest.raises(Conflict, match="the most there can be on an account"):
-        book.need_room("alice", BALANCE_MAX - 99)
+def test_a_grid_issues_so_much_and_no_more() -> None:
+    need_issuable(100, ISSUED_MAX - 100)
+    with pytest.raises(Conflict, match=r"has issued 0\.000100 credits"):
+        need_issuable(100, ISSUED_MAX - 99)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([MINT, *ACCOUNTS]),
+            st.sampled_from([*ACCOUNTS, FEES]),
+            st.integers(1, AMOUNT_MICROCREDITS_MAX),
+        ),
+        max_size=60,
+    )
+)
+def test_no_account_is_ever_more_than_what_was_issued(wanted: list[tuple[str, str, int]]) -> None:
+    book, issued = Book({}), 0
+    for source, target, amount in wanted:
+        if source == MINT:
+            try:
+                need_issuable(issued, amount)
+            except Conflict:
+                continue
+            issued += amount
+        elif source == target or book.balance(source) < amount:
+            continue
+        book.move(movement(source, target, amount))
+        assert sum(map(book.balance, ACCOUNTS)) <= issued <= ISSUED_MAX < 2**63
+    assert all((p.source_after or 0) < 2**63 > (p.target_after or 0) for p in book.postings)
 
 
 def test_too_few_credits_are_refused_in_the_promised_words() -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Generator, Mapping
 from urllib.parse import quote
 
+import httpx2
 import pytest
 
 from tests.server.running import PASSWORD, Api, Running, running, settings_for
@@ -63,7 +64,8 @@ GOOD_SPECS: dict[str, Mapping[str, object]] = {
     "retry": {"code": "1", "retry_on_failure": True, "max_attempts": 2},
     "max_cost null": {"code": "1", "max_cost": None},
     "max_cost least": {"code": "1", "max_cost": "0.020000", "limits": {"timeout_s": 1}},
-    "max_cost whole": {"code": "1", "max_cost": "999999999"},
+    "max_cost whole": {"code": "1", "max_cost": "1000000000"},
+    "max_cost most": {"code": "1", "max_cost": "999999999999.999999"},
     "name of 200": {"code": "1", "name": "n" * 200},
     "name in any script": {"code": "1", "name": "名前 — 🎉"},
     "tag of 64": {"code": "1", "tags": ["t" * 64]},
@@ -268,7 +270,7 @@ GOOD_BODIES: dict[str, tuple[str, Mapping[str, object]]] = {
     "password of 8": ("/users", {"user_id": "p8", "password": "x" * 8}),
     "password of 128": ("/users", {"user_id": "p128", "password": "ü" * 128}),
     "amount least": ("/credits/grant", {"to": "admin", "amount": "0.000001"}),
-    "amount most": ("/credits/grant", {"to": "admin", "amount": "999999999.999999"}),
+    "amount most": ("/credits/grant", {"to": "admin", "amount": "999999999999.999999"}),
     "memo of 500": ("/credits/grant", {"to": "admin", "amount": "1", "memo": "m" * 500}),
     "invite": ("/invites", {}),
     "invite with everything": ("/invites", {"grant": "5", "expires_at": "2100-01-01T00:00:00Z"}),
@@ -311,7 +313,8 @@ BAD_BODIES: dict[str, tuple[str, object, str]] = {
     "amount seven places": ("/credits/grant", {"to": "admin", "amount": "0.0000001"}, "amount"),
     "amount exponent": ("/credits/transfer", {"to": "admin", "amount": "1e2"}, "amount"),
     "amount NaN": ("/credits/transfer", {"to": "admin", "amount": "NaN"}, "amount"),
-    "amount over the most": ("/credits/grant", {"to": "admin", "amount": "1000000000"}, "amount"),
+    "amount over the most": ("/credits/grant", {"to": "admin", "amount": "1" + "0" * 12}, "amount"),
+    "invite over the most": ("/invites", {"grant": "1" + "0" * 12}, "grant"),
     "to with a space": ("/credits/transfer", {"to": "a b", "amount": "1"}, "to"),
     "memo over 500": ("/credits/grant", {"to": "admin", "amount": "1", "memo": "m" * 501}, "memo"),
     "memo with newline": ("/credits/grant", {"to": "admin", "amount": "1", "memo": "\n"}, "memo"),
@@ -365,6 +368,17 @@ def test_bad_bodies_are_refused_by_name_and_change_nothing(shared: Running, name
     assert answer.status_code == 400, answer.text
     assert answer.json()["details"][0]["field"] == field
     assert shared.fingerprint() == before
+
+
+def test_an_amount_that_nobody_has_is_too_much_and_one_too_long_says_how_long(alice: Api) -> None:
+    def transfer(amount: str) -> httpx2.Response:
+        return alice.post("/credits/transfer", {"to": "admin", "amount": amount})
+
+    for amount in ("1000000000", "999999999999.999999"):
+        assert transfer(amount).status_code == 402
+    refused = transfer("1000000000000")
+    assert refused.status_code == 400
+    assert "at most twelve before the point and six after it" in refused.json()["error"]
 
 
 @pytest.mark.parametrize(

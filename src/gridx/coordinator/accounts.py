@@ -13,6 +13,7 @@ from gridx.domain.ledger import (
     StatementLine,
     Verification,
     available,
+    need_issuable,
 )
 from gridx.domain.page import Page, number_of_cursor
 from gridx.domain.user import Principal, Scope
@@ -108,10 +109,10 @@ class Accounts:
                 book = ledger.open_book(connection, parties)
                 if users.find_user(connection, to) is None:
                     raise NotFound(f"There is no user {to}")
-                book.need_room(to, amount)
                 if kind is Kind.TRANSFER:
                     book.need(who.user_id, amount)
                 else:
+                    need_issuable(ledger.issued(connection), amount)
                     users.insert_audit(connection, now, who.user_id, "grant", to)
                 moved = _Moved(self._clock.new_id(), now)
                 book.move(movement(moved))

@@ -25,7 +25,7 @@ from gridx.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-from gridx.domain.ledger import MINT, Kind, Movement, available
+from gridx.domain.ledger import MINT, Kind, Movement, available, need_issuable
 from gridx.domain.page import Page
 from gridx.domain.policy import Policy
 from gridx.domain.user import (
@@ -185,6 +185,7 @@ class Users:
         users.insert_user(connection, user, password_hash)
         ledger.create_accounts(connection, user.user_id)
         if grant:
+            need_issuable(ledger.issued(connection), grant)
             book = ledger.open_book(connection, [user.user_id])
             target = available(user.user_id)
             book.move(

@@ -16,8 +16,11 @@ from gridx.domain.money import format_credits
 
 MINT = "grid:mint"
 FEES = "grid:fees"
-BALANCE_MAX = 2**62
-"""Micro-credits; so far below what a column holds that no reward or release can pass that."""
+ISSUED_MAX = 2**62
+"""Micro-credits that a grid may issue in all, half of what a column holds.
+
+No account, and no sum over accounts, can be more: what does not come from the mint was there before.
+"""
 
 
 class Kind(StrEnum):
@@ -109,6 +112,15 @@ class Verification:
         return not self.differences
 
 
+def need_issuable(issued: int, amount: int) -> None:
+    """Raises `Conflict` unless a grid that has issued so much may issue `amount` more."""
+    if issued + amount > ISSUED_MAX:
+        raise Conflict(
+            f"This grid has issued {format_credits(issued)} credits and may issue "
+            f"{format_credits(ISSUED_MAX)} in all: grant less, or let those who have some transfer it"
+        )
+
+
 class Posting(Struct, frozen=True):
     """A movement with what its two accounts hold after it (None for the grid's own)."""
 
@@ -139,14 +151,6 @@ class Book:
         if have < amount:
             raise InsufficientCredits(
                 f"Insufficient credits. Need {format_credits(amount)}, have {format_credits(have)}"
-            )
-
-    def need_room(self, user_id: str, amount: int) -> None:
-        """Raises `Conflict` unless `user_id` can hold `amount` more."""
-        if self.balance(available(user_id)) + amount > BALANCE_MAX:
-            raise Conflict(
-                f"{user_id} would have more than {format_credits(BALANCE_MAX)} credits, the most "
-                "there can be on an account"
             )
 
     def move(self, movement: Movement) -> None:

@@ -36,7 +36,7 @@ NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$"
 NO_NUL = r"^[^\x00]*$"
 USER_ID = r"^[A-Za-z0-9_-]+$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
-AMOUNT = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
+AMOUNT = r"^[0-9]{1,12}(\.[0-9]{1,6})?$"
 _IMAGE_PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
 _IMAGE_HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/"
 _IMAGE_TAG = r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
@@ -85,11 +85,10 @@ UserId = Annotated[
 Amount = Annotated[
     str,
     Field(
-        max_length=16,
         pattern=AMOUNT,
         examples=["12.500000"],
         # Above 0: said to readers only, because the validator's expressions cannot look ahead.
-        json_schema_extra={"pattern": r"^(?=.*[1-9])[0-9]{1,9}(\.[0-9]{1,6})?$"},
+        json_schema_extra={"pattern": r"^(?=.*[1-9])[0-9]{1,12}(\.[0-9]{1,6})?$"},
     ),
     AfterValidator(_amount),
 ]

@@ -24,7 +24,7 @@ _PATTERNS = {
     UUID4: "a UUID version 4",
     USER_ID: "1 to 64 of the characters A-Z a-z 0-9 _ -",
     ENV_NAME: "a name of letters, digits and _, not beginning with a digit",
-    AMOUNT: "a string of digits with at most six decimal places, like '12.5'",
+    AMOUNT: "a string of digits, at most twelve before the point and six after it, like '12.5'",
     REQUIRE_NAME: "unknown; it may be os, arch, sandbox, gpu or label:<name>",
 }
 _TYPES = {

@@ -268,6 +268,12 @@ def lock_schema(connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(0x67726964)))
 
 
+def lock_issuing(connection: Connection) -> None:
+    """One transaction at a time that issues credits; held until it ends."""
+    if not is_sqlite(connection):
+        connection.execute(select(func.pg_advisory_xact_lock(0x67726965)))
+
+
 def is_contention(error: DBAPIError) -> bool:
     """Whether the same transaction may just be tried again: a deadlock or serialization failure."""
     return getattr(error.orig, "sqlstate", None) in ("40001", "40P01")

@@ -5,9 +5,21 @@
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, bindparam, case, exists, func, insert, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    select,
+    union_all,
+    update,
+)
 
 from gridx.domain.ledger import (
+    MINT,
     Balance,
     Book,
     Kind,
@@ -18,8 +30,8 @@ from gridx.domain.ledger import (
     is_grids,
     owner_of,
 )
-from gridx.domain.money import format_credits
-from gridx.storage.dialect import ManyRows, snapshot, upsert
+from gridx.domain.money import MICROCREDITS, format_credits
+from gridx.storage.dialect import ManyRows, lock_issuing, snapshot, upsert
 from gridx.storage.tables import balances, jobs, transfers, users
 
 _LOCK = (
@@ -143,6 +155,26 @@ def statement(
     return lines
 
 
+def issued(connection: Connection) -> int:
+    """All that was ever issued; nobody issues more until the transaction ends."""
+    lock_issuing(connection)
+    query = select(*_halves()).where(transfers.c.source == MINT)
+    return _whole(*connection.execute(query).one())
+
+
+def _halves() -> tuple[ColumnElement[int | None], ColumnElement[int | None]]:
+    """The sum of transfers as whole credits and the rest.
+
+    SQLite's sums are of 64 bits, and what passes through an account in all may be more.
+    """
+    amount = transfers.c.amount
+    return func.sum(amount // MICROCREDITS), func.sum(amount % MICROCREDITS)
+
+
+def _whole(whole: int | None, rest: int | None) -> int:
+    return int(whole or 0) * MICROCREDITS + int(rest or 0)
+
+
 def total_held(connection: Connection) -> int:
     """Credits held for unfinished jobs, of all users."""
     query = select(func.coalesce(func.sum(balances.c.amount), 0)).where(
@@ -157,10 +189,8 @@ def verify(connection: Connection) -> Verification:
     differences: list[str] = []
     sums: dict[str, int] = {}
     for sign, column in ((-1, transfers.c.source), (1, transfers.c.target)):
-        for account, amount in connection.execute(
-            select(column, func.sum(transfers.c.amount)).group_by(column)
-        ):
-            sums[account] = sums.get(account, 0) + sign * int(amount)
+        for account, *parts in connection.execute(select(column, *_halves()).group_by(column)):
+            sums[account] = sums.get(account, 0) + sign * _whole(*parts)
     stored = {a: n for a, n in connection.execute(select(balances.c.account, balances.c.amount))}
     differences += [
         f"{account}: the balance is {format_credits(stored.get(account, 0))}, "
