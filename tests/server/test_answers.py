@@ -141,6 +141,29 @@ def test_what_is_not_http_is_a_400_in_our_shape(shared: Running, data: bytes) ->
     assert shared.client.get("/health").status_code == 200
 
 
+UPGRADE = b"Host: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n"
+HANDSHAKE = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: "
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET /ws/worker HTTP/1.1\r\n" + UPGRADE + b"\r\n", 400),
+        (b"GET /nothing HTTP/1.1\r\n" + UPGRADE + HANDSHAKE + b"12\r\n\r\n", 400),
+        (b"POST /jobs HTTP/1.1\r\n" + UPGRADE + b"Content-Length: 2\r\n\r\n{}", 401),
+        (b"POST /ws/worker HTTP/1.1\r\n" + UPGRADE + HANDSHAKE + b"13\r\n\r\n", 404),
+    ],
+)
+def test_what_is_no_handshake_is_answered_in_our_shape(
+    shared: Running, data: bytes, status: int
+) -> None:
+    head, _, body = raw_request(shared.url, data).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert head.lower().count(b"content-type: application/json") == 1
+    assert json.loads(body)["code"] == status
+
+
 def test_health_and_status_have_their_shapes(shared: Running) -> None:
     health = shared.client.get("/health").json()
     status = shared.client.get("/status").json()

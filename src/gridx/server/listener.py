@@ -1,10 +1,10 @@
 """The listening socket: uvicorn, set up for us, and ended in order.
 
 On the end of the program we first tell streams and sockets, so that they end by themselves; uvicorn
-then waits for the rest. Its protocols are bent in four places: what is not HTTP is answered in our
-error shape, the head of a request has a limit, a WebSocket that is not let in is no error of ours,
-and a WebSocket peer that breaks the protocol is closed with 1008 and gets to read it, however much
-it is still sending.
+then waits for the rest. Its protocols are bent in four places: what is not HTTP or no handshake is
+answered in our error shape, the head of a request has a limit, a WebSocket that is not let in is no
+error of ours, and a WebSocket peer that breaks the protocol is closed with 1008 and gets to read it,
+however much it is still sending.
 """
 
 import asyncio
@@ -21,7 +21,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Response
 from websockets.server import ServerProtocol
+from websockets.typing import StatusLike
 
 from gridx.clock import SystemClock, to_rfc3339
 from gridx.domain.errors import InvalidInput, Unavailable
@@ -136,6 +138,10 @@ def _listening(host: str, port: int) -> socket.socket:
     return found
 
 
+def _error(status: int, message: str) -> str:
+    return json.dumps(to_body(status, message, to_rfc3339(SystemClock().now())))
+
+
 class _HeadTooLarge(Exception):
     """The request's line and headers are over their limit."""
 
@@ -144,6 +150,11 @@ class _Http(HttpToolsProtocol):
     """Uvicorn's HTTP, with a limit on the head and our shape for what is not HTTP."""
 
     _head_bytes = 0
+
+    def _should_upgrade(self) -> bool:
+        # Only GET opens a WebSocket. Anything else that asks for one is a request of its own; the
+        # WebSocket's protocol would never answer it.
+        return self.scope["method"] == "GET" and super()._should_upgrade()
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -165,7 +176,7 @@ class _Http(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         if self._head_bytes > HEAD_BYTES_MAX:
             msg = f"The line and headers of the request are over {HEAD_BYTES_MAX:,} bytes"
-        body = json.dumps(to_body(400, msg, to_rfc3339(SystemClock().now()))).encode()
+        body = _error(400, msg).encode()
         head = (
             b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
             % len(body)
@@ -175,7 +186,16 @@ class _Http(HttpToolsProtocol):
 
 
 class _StrictProtocol(ServerProtocol):
-    """Closes with 1008 whatever rule of the protocol the peer broke, as our contract says."""
+    """Closes with 1008 whatever rule of the protocol the peer broke, as our contract says.
+
+    What is no handshake is answered in our error shape.
+    """
+
+    def reject(self, status: StatusLike, text: str) -> Response:
+        response = super().reject(status, _error(int(status), text.strip()))
+        del response.headers["Content-Type"]
+        response.headers["Content-Type"] = "application/json"
+        return response
 
     def fail(self, code: int, reason: str = "") -> None:
         if code in _BAD_DATA:
