@@ -44,7 +44,7 @@ async def submit_job(call: Call, body: JobBody) -> http.SubmittedView:
     """Submit a job and hold the most it can cost: both, or neither."""
     found = await call.grid.jobs.submit(
         call.who,
-        body.to_spec(),
+        body.to_spec(call.grid.jobs.usual_limits),
         body.user_id or None,
         call.idempotency_key(),
         call.traceparent(),
@@ -62,7 +62,11 @@ async def submit_batch(call: Call, body: BatchBody) -> http.BatchView:
             message = "jobs are submitted in one's own name"
             field = "template.user_id" if body.template else f"jobs.{index}.user_id"
             raise Denied(f"{field}: {message}", [Detail(field, message)])
-    specs = _from_template(body) if body.template else [job.to_spec() for job in body.jobs]
+    usual = call.grid.jobs.usual_limits
+    if body.template is None:
+        specs = [job.to_spec(usual) for job in body.jobs]
+    else:
+        specs = _from_template(body, body.template.to_spec(usual))
     found = await call.grid.jobs.submit_batch(
         call.who, specs, call.idempotency_key(), call.traceparent()
     )
@@ -117,9 +121,8 @@ async def retry_job(call: Call, job_id: JobId) -> http.SubmittedView:
     return views.submitted(await call.grid.jobs.retry(call.who, job_id, call.idempotency_key()))
 
 
-def _from_template(body: BatchBody) -> list[JobSpec]:
+def _from_template(body: BatchBody, template: JobSpec) -> list[JobSpec]:
     assert body.template is not None
-    template = body.template.to_spec()
     specs: list[JobSpec] = []
     for index, args in enumerate(body.args):
         command = template.command
