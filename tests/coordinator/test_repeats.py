@@ -226,6 +226,16 @@ async def test_an_end_that_was_overruled_is_known_again(
     await answers(hand, {"drop": finished(key, 2.0), "drop the start": StartedReport(key, "x")})
 
 
+async def test_a_sandbox_that_never_started_did_not_succeed_either(
+    driver: Driver, alice: Principal, hand: Hand
+) -> None:
+    await driver.submit(alice, JobSpec(code="x", max_attempts=1))
+    key = (await hand.attempt()).key
+    broken = end(key, None, Reason.SANDBOX_ERROR)
+    await answers(hand, {"ack": broken, "drop": finished(key), "ack again": broken})
+    assert (await driver.final(alice, key.job_id)).job.cost == 0
+
+
 async def test_nothing_is_lost_when_the_ack_was(
     driver: Driver, alice: Principal, hand: Hand
 ) -> None:
