@@ -82,6 +82,21 @@ async def test_a_job_that_runs_is_cancelled_by_its_worker_and_billed(
     assert await driver.available(bob) == GRANT + 18_062
 
 
+async def test_the_grace_after_a_cancel_is_nobodys_to_bill(
+    driver: Driver, alice: Principal, bob: Principal
+) -> None:
+    job_id, hand = await running(driver, alice, bob)
+    attempt = await hand.attempt()
+    await hand.start(attempt)
+    driver.clock.advance(2)
+    await cancel(driver, alice, job_id)
+    await hand.told("cancel", attempt.key)
+    driver.clock.advance(4)
+    await hand.report(finished(attempt.key, 6, reason=Reason.CANCELLED, exit_code=None))
+    await hand.told("ack", attempt.key)
+    await ended(driver, alice, job_id, 21_250)
+
+
 async def test_a_worker_that_does_not_cancel_in_time_loses_the_job_unpaid(
     driver: Driver, alice: Principal, bob: Principal
 ) -> None:

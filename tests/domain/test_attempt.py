@@ -77,8 +77,8 @@ def test_every_report_ends_an_attempt_with_a_reason_it_may_have(
         (Usage(math.inf, math.nan, -math.inf), Usage(USAGE_MAX, 0.0, 0.0)),
     ],
 )
-def test_usage_is_kept_within_reason(reported: Usage, kept: Usage) -> None:
-    assert reported.within_reason() == kept
+def test_usage_is_kept_as_kept(reported: Usage, kept: Usage) -> None:
+    assert reported.as_kept() == kept
 
 
 def test_a_worker_cannot_report_what_only_the_grid_decides() -> None:

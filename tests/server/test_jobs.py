@@ -1,10 +1,11 @@
 """Submitting, reading, listing, cancelling and retrying jobs over HTTP."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from tests.server.running import Api, Running
+from tests.server.running import Api, Running, running, settings_for
 
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -22,6 +23,25 @@ def test_a_submitted_job_is_answered_with_its_hold(alice: Api) -> None:
         "held": "0.637500",
         "available": "99.362500",
     }
+
+
+def test_defaults_keep_below_a_grids_ceilings(tmp_path: Path) -> None:
+    flags = {"limits.timeout_s": 30, "limits.output_bytes": 1000, "limits.processes": 8}
+    low = {"timeout_s": 30.0, "output_bytes": 1000, "processes": 8}
+    with running(settings_for(f"sqlite:///{tmp_path / 'grid.db'}", flags)) as grid:
+        user = grid.user()
+        some = user.submit(limits={"processes": 4})
+        assert user.get(f"/jobs/{some}").json()["limits"] == low | {"processes": 4}
+        batches: list[dict[str, object]] = [
+            {"jobs": [{"code": "1"}]},
+            {"template": {"code": "1", "limits": {}}, "args": [["a"]]},
+        ]
+        for batch in batches:
+            (job_id,) = user.post("/jobs/batch", batch).json()["job_ids"]
+            assert user.get(f"/jobs/{job_id}").json()["limits"] == low
+        for name, value in (("timeout_s", 60), ("output_bytes", 1_048_576), ("processes", 64)):
+            refused = user.post("/jobs", {"code": "1", "limits": {name: value}})
+            assert refused.status_code == 400, "what is asked for is never clamped"
 
 
 def test_the_whole_job_shows_its_spec(alice: Api) -> None:

@@ -351,6 +351,49 @@ def test_anothers_lease_is_dropped_and_changes_nothing(shared: Running) -> None:
     assert (job["status"], job["stdout"]) == ("succeeded", "")
 
 
+def test_of_an_attempt_that_is_over_only_its_end_is_known_again(shared: Running) -> None:
+    alice = shared.user()
+    with worker(shared, alice.token) as it:
+
+        def is_over(attempt: frames.Assignment) -> None:
+            it.start(attempt)
+            assert it.expect(frames.Drop).lease == attempt.lease
+            it.log(attempt, 1, b"late", "stdout")
+            assert it.expect(frames.Drop).lease == attempt.lease
+            it.end(attempt, 0)
+            assert it.expect(frames.Drop).lease == attempt.lease
+            it.end(attempt, 1)
+            assert it.expect(frames.Ack).lease == attempt.lease
+
+        job_id = alice.submit(retry_on_failure=True, max_attempts=2)
+        first = it.assigned()
+        it.start(first)
+        it.finish(first, 1)
+        second = it.assigned()
+        is_over(first)
+        it.start(second)
+        it.finish(second, 1)
+        is_over(first)
+        is_over(second)
+    job = alice.get(f"/jobs/{job_id}/wait").json()
+    assert (job["status"], job["exit_code"], job["stdout"]) == ("failed", 1, "")
+    assert [a["exit_code"] for a in job["attempts"]] == [1, 1]
+
+
+def test_more_output_than_a_job_may_keep_is_not_kept(shared: Running) -> None:
+    alice = shared.user()
+    with worker(shared, alice.token) as it:
+        job_id = alice.submit(limits={"output_bytes": 3})
+        attempt = it.assigned()
+        it.start(attempt)
+        it.log(attempt, 0, b"123456", "stdout")
+        it.log(attempt, 1, b"ab", "stderr")
+        it.log(attempt, 2, b"cdef", "stderr")
+        it.finish(attempt)
+    job = alice.get(f"/jobs/{job_id}/wait").json()
+    assert (job["stdout"], job["stderr"]) == ("123", "abc")
+
+
 def test_a_second_connection_replaces_the_first(shared: Running, alice: Api) -> None:
     with worker(shared, alice.token) as first:
         assert first.token is not None

@@ -28,7 +28,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gridx.worker.agent.WELCOME_WITHIN_S", 1.0)
     monkeypatch.setattr("gridx.worker.agent.PATIENCE_S", 0.5)
     monkeypatch.setattr("gridx.worker.connection.ANSWER_S", 0.4)
-    monkeypatch.setattr("gridx.worker.connection.BACKOFF_FIRST_S", 0.02)
+    monkeypatch.setattr("gridx.worker.connection.BACKOFF_UNWELCOMED_S", 0.02)
 
 
 async def said(start_worker: StartWorker, capture: Capture, *urls: str, **options: object) -> str:
@@ -74,8 +74,12 @@ async def test_refused_after_hello(
 
 @pytest.mark.usefixtures("impatient")
 async def test_refused_for_now_is_tried_again_and_then_told(
-    coordinator: Coordinator, start_worker: StartWorker, capsys: Capture
+    coordinator: Coordinator,
+    start_worker: StartWorker,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("gridx.worker.agent.WELCOME_WITHIN_S", 3.0)
     coordinator.greet = lambda hello: Refused("The grid is full.", retry=True)
     assert "The grid is full." in await said(start_worker, capsys, coordinator.url)
     assert len(coordinator.hellos) > 1

@@ -120,6 +120,8 @@ class Changes:
         """The attempt ended; its job becomes final or waits again."""
         billed = 0
         if usage is not None:
+            if ending.status is AttemptStatus.CANCELLED:
+                observed_us = min(observed_us, self._until_cancel_us(job, attempt))
             billed = billed_us(
                 ending.status,
                 ending.reason,
@@ -198,6 +200,11 @@ class Changes:
         return self.outcome
 
     # -------------------------------------------------------------- below: how it is done
+
+    def _until_cancel_us(self, job: JobState, attempt: Attempt) -> int:
+        """How long the attempt had when its cancel was asked for: the grace is nobody's to bill."""
+        asked_at = events.cancel_asked_at(self._connection, job.job_id) or self._now
+        return max(0, asked_at - attempt.assigned_at)
 
     _book: Book | None = None
 

@@ -25,6 +25,7 @@ from gridx.domain.job import (
     JobSpec,
     JobState,
     JobStatus,
+    Limits,
     Next,
     without_past_times,
 )
@@ -145,6 +146,11 @@ class Jobs:
         self._backlog = _Backlog(policy.queued_jobs_per_user)
 
     # -------------------------------------------------------------- submitting
+
+    @property
+    def usual_limits(self) -> Limits:
+        """Those of a job that asks for none."""
+        return self._policy.usual_limits
 
     async def submit(
         self,

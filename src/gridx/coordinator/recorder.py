@@ -1,8 +1,9 @@
 """Records what workers report: starts, output and ends of attempts, many sessions at once.
 
 Each report is decided against the attempt's row, locked with its job; what is not the reporting
-worker's, or not its newest lease, changes nothing and is answered `drop`. An end is acknowledged
-only by what comes back here, after the commit; the same end twice is acknowledged twice.
+worker's, not its newest lease, or of an attempt that is over, changes nothing and is answered `drop`.
+An end is acknowledged only by what comes back here, after the commit; the same end twice is
+acknowledged twice, since a worker whose `ack` was lost must be able to forget it.
 """
 
 from collections.abc import Callable, Sequence
@@ -119,7 +120,7 @@ class Recorder:
             connection, [o.report.key.lease for item in items for o in item.reports]
         )
         changes = Changes(connection, self._clock.now(), self._clock.new_id)
-        output = _Output(connection, self._policy.output_bytes_max, locked, items)
+        output = _Output(connection, locked, items)
         answers = [
             tuple(
                 order
@@ -151,11 +152,13 @@ class Recorder:
         if job.job_id != key.job_id:
             return LeaseOrder("drop", key)
         if not acceptable(job, attempt):
-            return self._too_late(attempt, report)
+            again = isinstance(report, FinishedReport) and self._is_known(job, attempt, report)
+            return LeaseOrder("ack" if again else "drop", key)
         match report:
             case StartedReport():
-                if attempt.status is AttemptStatus.LOST:
+                if attempt.status is AttemptStatus.LOST and attempt.started_at is None:
                     return LeaseOrder("drop", key)
+                # Of one that was lost while it ran nothing is said: its end may follow, and count.
                 if attempt.status is AttemptStatus.ASSIGNED and not self._start(
                     changes, job, attempt, report.sandbox, observed.at
                 ):
@@ -172,8 +175,7 @@ class Recorder:
         self, changes: Changes, job: JobState, attempt: Attempt, sandbox: str | None, at: int
     ) -> bool:
         """Note the start, unless it was in a weaker sandbox than was demanded; whether it counts."""
-        floor = floor_for(job.user_id, attempt.owner_id, self._policy.sandbox_at_least)
-        if may_run_in(sandbox, attempt.sandbox, floor):
+        if self._may_run(job, attempt, sandbox):
             changes.start(job, attempt, sandbox or attempt.sandbox, at)
             return True
         _log.warning(
@@ -182,9 +184,13 @@ class Recorder:
             attempt=attempt.number,
             worker=attempt.worker_id,
             sandbox=sandbox,
-            demanded=attempt.sandbox or floor.value,
+            demanded=attempt.sandbox or self._policy.sandbox_at_least.value,
         )
         return False
+
+    def _may_run(self, job: JobState, attempt: Attempt, sandbox: str | None) -> bool:
+        floor = floor_for(job.user_id, attempt.owner_id, self._policy.sandbox_at_least)
+        return may_run_in(sandbox, attempt.sandbox, floor)
 
     def _finish(
         self,
@@ -216,32 +222,38 @@ class Recorder:
             job,
             attempt,
             ending,
-            usage=Usage(report.wall_s, report.cpu_s, report.peak_memory_mb).within_reason(),
+            usage=_usage(report),
             observed_us=round(since_s * SECOND_US),
         )
 
-    @staticmethod
-    def _too_late(attempt: Attempt, report: LeaseReport) -> LeaseOrder | None:
-        """A report of an attempt that is over: the same end again is fine, all else is dropped."""
-        reported = attempt.usage is not None
-        if reported and isinstance(report, FinishedReport):
-            return LeaseOrder("ack", report.key)
-        return None if reported else LeaseOrder("drop", report.key)
+    def _is_known(self, job: JobState, attempt: Attempt, report: FinishedReport) -> bool:
+        """Whether this very end was taken before: taken again, it would be stored as it is."""
+        if attempt.usage != _usage(report):
+            return False
+        stored = Ending(attempt.status, attempt.reason, attempt.exit_code)
+        cancelled = attempt.status is AttemptStatus.CANCELLED
+        if ending_of_report(report.reason, report.exit_code, cancelled) == stored:
+            return True
+        # It had come without a start, from a sandbox that would not do.
+        unstarted = attempt.started_at is None and stored == _BROKEN
+        return unstarted and not self._may_run(job, attempt, None)
+
+
+def _usage(report: FinishedReport) -> Usage:
+    return Usage(report.wall_s, report.cpu_s, report.peak_memory_mb).as_kept()
 
 
 class _Output:
-    """Collects frames of output, cut at the grid's ceiling, each frame once."""
+    """Collects frames of output, each once, every stream cut at its job's limit."""
 
     def __init__(
         self,
         connection: Connection,
-        bytes_max: int,
         locked: dict[str, tuple[JobState, Attempt]],
         items: Sequence[_Item],
     ) -> None:
         self.rows: list[dict[str, Any]] = []
         self.job_ids: set[str] = set()
-        self._bytes_max = bytes_max
         stored: set[tuple[int, int]] = set()
         keys: set[tuple[int, int]] = set()
         for item in items:
@@ -261,7 +273,7 @@ class _Output:
         key = (job.number, attempt.number)
         written = self._written[key]
         which = 1 if report.stream == "stdout" else 2
-        data = report.data[: max(0, self._bytes_max - written[which])]
+        data = report.data[: max(0, job.output_bytes - written[which])]
         if report.number < written[0] or not data:
             return
         self.rows.append(

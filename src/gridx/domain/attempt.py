@@ -69,10 +69,13 @@ class Usage(Struct, frozen=True):
     cpu_s: float = 0.0
     peak_memory_mb: float = 0.0
 
-    def within_reason(self) -> "Usage":
-        """The same with each amount from 0 to `USAGE_MAX`, also where it was not a number."""
+    def as_kept(self) -> "Usage":
+        """The same as the grid keeps it, so that one told twice is known again.
+
+        Each amount is to the millionth, and from 0 to `USAGE_MAX` also where it was not a number.
+        """
         amounts = (self.wall_s, self.cpu_s, self.peak_memory_mb)
-        return Usage(*(max(0.0, min(amount, USAGE_MAX)) for amount in amounts))
+        return Usage(*(round(max(0.0, min(amount, USAGE_MAX)) * 1e6) / 1e6 for amount in amounts))
 
 
 class Ending(Struct, frozen=True):

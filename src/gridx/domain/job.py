@@ -142,7 +142,7 @@ class JobState(Struct, frozen=True):
     `attempt` is the number of the newest attempt (0 before the first), `lease` that of the live
     one; `attempts_counted` counts to `max_attempts`. `failures` names each worker once that could
     not run it, and makes `shape` the name of another queue (see `matching.shunning`). A job with a
-    `due_at` is not placed before that time.
+    `due_at` is not placed before that time; `output_bytes` are kept of each stream.
     """
 
     number: int
@@ -163,6 +163,7 @@ class JobState(Struct, frozen=True):
     started_at: int | None
     finished_at: int | None
     shape: str
+    output_bytes: int
     due_at: int | None = None
     deadline: int | None = None
     failures: tuple[Failure, ...] = ()

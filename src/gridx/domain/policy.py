@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gridx.domain.errors import Detail, InvalidInput
-from gridx.domain.job import JobSpec
+from gridx.domain.job import JobSpec, Limits
 from gridx.domain.pricing import Tariff
 from gridx.domain.resources import Resources
 from gridx.domain.sandbox import WEAKEST_SANDBOX, Backend
@@ -49,6 +49,16 @@ class Policy:
     retention: Retention = Retention()
     worker_cap: Resources = Resources(1_024.0, 16_777_216, 64, 16_777_216)
     sandbox_at_least: Backend = WEAKEST_SANDBOX
+
+    @property
+    def usual_limits(self) -> Limits:
+        """Those of a job that asks for none: the defaults, or the ceilings where these are lower."""
+        usual = Limits()
+        return Limits(
+            min(usual.timeout_s, self.timeout_s_max),
+            min(usual.output_bytes, self.output_bytes_max),
+            min(usual.processes, self.processes_max),
+        )
 
 
 def check_deadline(spec: JobSpec, now: int) -> None:

@@ -76,9 +76,11 @@ class Worker:
     def status(self) -> WorkerStatus:
         if self.standing is Standing.BANNED:
             return WorkerStatus.BANNED
+        if self.standing is Standing.SUSPENDED:
+            return WorkerStatus.SUSPENDED
         if not self.online:
             return WorkerStatus.OFFLINE
-        if self.standing is Standing.SUSPENDED or self.set_aside_until is not None:
+        if self.set_aside_until is not None:
             return WorkerStatus.SUSPENDED
         if self.draining:
             return WorkerStatus.DRAINING

@@ -151,12 +151,24 @@ class ResourcesBody(Body):
     disk_mb: Annotated[int, Field(ge=1, le=16_777_216)] = 256
 
 
+_USUAL = Limits()
+
+
 class LimitsBody(Body):
-    """Where an attempt is ended; the grid's ceilings apply besides."""
+    """Where an attempt is ended; above the grid's ceilings is refused, defaults keep below them."""
 
     timeout_s: Annotated[float, Field(ge=0.1)] = 60.0
     output_bytes: Annotated[int, Field(ge=1)] = 1_048_576
     processes: Annotated[int, Field(ge=1)] = 64
+
+    def beside(self, usual: Limits) -> Limits:
+        """What was asked for, and the `usual` where nothing was."""
+        asked = self.model_fields_set
+        return Limits(
+            float(self.timeout_s) if "timeout_s" in asked else usual.timeout_s,
+            self.output_bytes if "output_bytes" in asked else usual.output_bytes,
+            self.processes if "processes" in asked else usual.processes,
+        )
 
 
 class JobBody(Body):
@@ -224,11 +236,11 @@ class JobBody(Body):
                 raise wrong("deadline", "it must be after not_before")
         return self
 
-    def to_spec(self) -> JobSpec:
-        """The job in the domain's words."""
+    def to_spec(self, usual: Limits = _USUAL) -> JobSpec:
+        """The job in the domain's words; with the `usual` limits where it asks for none."""
         words = tuple(self.command) if isinstance(self.command, list) else self.command or None
         language = "bash" if self.command else self.language
-        r, limits = self.resources, self.limits
+        r = self.resources
         return JobSpec(
             code=self.code,
             language="javascript" if language == "node" else language,
@@ -239,7 +251,7 @@ class JobBody(Body):
             name=self.name or None,
             tags=tuple(self.tags),
             resources=Resources(float(r.cpus), r.memory_mb, r.gpus, r.disk_mb),
-            limits=Limits(float(limits.timeout_s), limits.output_bytes, limits.processes),
+            limits=self.limits.beside(usual),
             image=self.image,
             require=self.require,
             priority=self.priority,

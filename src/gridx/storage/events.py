@@ -7,7 +7,7 @@ number 7 will never find a 6 that was not there before.
 from collections.abc import Sequence
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from gridx.domain.attempt import Reason
 from gridx.domain.job import JobStatus
@@ -87,6 +87,12 @@ def append(connection: Connection, happenings: Sequence[Happening]) -> None:
 def last_number(connection: Connection, user_id: str) -> int:
     """The number of the user's newest event."""
     return connection.scalar(select(users.c.last_event).where(users.c.user_id == user_id)) or 0
+
+
+def cancel_asked_at(connection: Connection, job_id: str) -> int | None:
+    """When it was asked to cancel a job that ran."""
+    query = select(func.min(events.c.at))
+    return connection.scalar(query.where(events.c.job_id == job_id, events.c.cancel_requested))
 
 
 def read(

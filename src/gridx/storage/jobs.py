@@ -36,6 +36,10 @@ class _Spec(msgspec.Struct, omit_defaults=True):
     not_before: int | None = None
 
 
+class _Limited(msgspec.Struct):
+    limits: Limits
+
+
 _INSERT = ManyRows(lambda _: insert(jobs),
     [
         "number", "job_id", "user_id", "status", "name", "batch_id", "retry_of", "traceparent",
@@ -49,6 +53,7 @@ _INSERT_TAGS = ManyRows(lambda _: insert(job_tags), ["user_id", "tag", "number"]
 
 _decode_texts = msgspec.json.Decoder(_Texts).decode
 _decode_spec = msgspec.json.Decoder(_Spec).decode
+_decode_limits = msgspec.json.Decoder(_Limited).decode
 _decode_failures = msgspec.json.Decoder(tuple[Failure, ...]).decode
 
 
@@ -281,6 +286,7 @@ def state_of(row: "Row[Any]") -> JobState:
         started_at=row.started_at,
         finished_at=row.finished_at,
         shape=row.shape,
+        output_bytes=_decode_limits(row.spec).limits.output_bytes,
         due_at=row.due_at,
         deadline=row.deadline,
         failures=_failures(row.failures),

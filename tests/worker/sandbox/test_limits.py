@@ -186,11 +186,14 @@ async def test_a_job_that_ignores_term_is_killed(sandbox: Sandbox) -> None:
         Program("python", f"import signal; signal.signal(15, lambda *_: None)\n{READY}\n{SPIN}"),
         Program("javascript", "process.on('SIGTERM', () => 0); console.log('ready');for(;;);"),
     ]
+    clock = asyncio.get_running_loop().time
+    began = clock()
     async with asyncio.TaskGroup() as tasks:
         runs = [tasks.create_task(_cancel_when_ready(sandbox, each)) for each in stubborn]
     assert [task.result().end for task in runs] == [(None, Reason.CANCELLED)] * 3
+    until_told_s = clock() - began - GRACE_S
     for task in runs:
-        assert GRACE_S <= task.result().outcome.usage.wall_s < GRACE_S + 5
+        assert 0 < task.result().outcome.usage.wall_s < until_told_s, "the grace is not its time"
 
 
 async def test_a_job_that_stopped_itself_is_ended(sandbox: Sandbox) -> None:

@@ -44,7 +44,7 @@ async def submit_job(call: Call, body: JobBody) -> http.SubmittedView:
     """Submit a job and hold the most it can cost: both, or neither."""
     found = await call.grid.jobs.submit(
         call.who,
-        body.to_spec(),
+        body.to_spec(call.grid.jobs.usual_limits),
         body.user_id or None,
         call.idempotency_key(),
         call.traceparent(),
@@ -58,9 +58,10 @@ async def submit_job(call: Call, body: JobBody) -> http.SubmittedView:
 async def submit_batch(call: Call, body: BatchBody) -> http.BatchView:
     """Submit up to 10,000 jobs, all or none: spec by spec, or a template with many arguments."""
     written = (body.template,) if body.template else body.jobs
+    specs = [job.to_spec(call.grid.jobs.usual_limits) for job in written]
     found = await call.grid.jobs.submit_batch(
         call.who,
-        _from_template(body) if body.template else [job.to_spec() for job in body.jobs],
+        _from_template(body, specs[0]) if body.template else specs,
         call.idempotency_key(),
         call.traceparent(),
         user_ids=[job.user_id or None for job in written],
@@ -117,9 +118,8 @@ async def retry_job(call: Call, job_id: JobId) -> http.SubmittedView:
     return views.submitted(await call.grid.jobs.retry(call.who, job_id, call.idempotency_key()))
 
 
-def _from_template(body: BatchBody) -> list[JobSpec]:
+def _from_template(body: BatchBody, template: JobSpec) -> list[JobSpec]:
     assert body.template is not None
-    template = body.template.to_spec()
     specs: list[JobSpec] = []
     for index, args in enumerate(body.args):
         command = template.command

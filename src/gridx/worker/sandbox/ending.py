@@ -25,6 +25,7 @@ class Seen:
     disk_was_full: bool = False
     counters: Counters = Counters()
     wall_s: float = 0.0
+    """From its start to its end, or to when it was told to end in order."""
     cpu_s: float = 0.0
     peak_memory_bytes: int = 0
 

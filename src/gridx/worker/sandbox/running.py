@@ -45,6 +45,8 @@ class Running:
         self._outputs = Outputs(world.cell.pipes, limits.output_bytes, emit, self._too_much_output)
         self._timers: list[asyncio.TimerHandle] = []
         self._stopped: Reason | None = None
+        self._until: float | None = None
+        """When it was told to end: the grace that follows is not of its time."""
         self._disk_was_full = False
 
     async def run(self, start: wire.Start, program: Program, cancel: asyncio.Event) -> Seen:
@@ -60,7 +62,7 @@ class Running:
                 cancelled.cancel()
             if ended.memory_exceeded and self._stopped is None:
                 self._stopped = Reason.OUT_OF_MEMORY
-            wall_s = self._clock.monotonic() - began
+            until = self._clock.monotonic() if self._until is None else self._until
             self._outputs.finish()
             self._disk_was_full = self._disk_was_full or self._cell.disk_full()
             return Seen(
@@ -69,7 +71,7 @@ class Running:
                 failure=ended.failure,
                 disk_was_full=self._disk_was_full,
                 counters=self._group.counters() if self._group is not None else Counters(),
-                wall_s=wall_s,
+                wall_s=until - began,
                 cpu_s=ended.cpu_s,
                 peak_memory_bytes=ended.peak_memory_bytes,
             )
@@ -91,6 +93,7 @@ class Running:
     def _stop_in_order(self, reason: Reason) -> None:
         if self._stopped is None and not self._cell.ended.done():
             self._stopped = reason
+            self._until = self._clock.monotonic()
             self._cell.terminate()
             self._after(GRACE_S, self._kill)
 

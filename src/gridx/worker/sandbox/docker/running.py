@@ -24,6 +24,7 @@ from gridx.worker.sandbox.outputs import Bound
 _LOOK_S = 0.01
 _LAST_OUTPUT_S = 10.0
 _LATE_END_S = 2.0
+_IN_ORDER = (Reason.CANCELLED, Reason.TIMEOUT)
 _KILLED = 137
 _BY_ENGINES = {_KILLED, 143}
 """As programs end that get the signals of an engine that stops."""
@@ -42,6 +43,8 @@ class Running:
         self._clock = clock
         self._bound = Bound(limits.output_bytes, emit, lambda: self._stop(Reason.OUTPUT_LIMIT))
         self._stopped: asyncio.Future[Reason] = self._loop.create_future()
+        self._until: float | None = None
+        """When it was told to end: the grace that follows is not of its time."""
         self._given_up: asyncio.Future[str] = self._loop.create_future()
         self._timers: list[asyncio.TimerHandle] = []
         self._disk_was_full = False
@@ -62,7 +65,7 @@ class Running:
                     tasks.create_task(self._end_when_stopped()),
                 ]
                 failure, exit_code = await self._end_of(started)
-                wall_s = self._clock.monotonic() - began
+                until = self._clock.monotonic() if self._until is None else self._until
                 for each in endings:
                     each.cancel()
                 counters = await self._counters()
@@ -80,7 +83,7 @@ class Running:
             failure=failure,
             disk_was_full=self._disk_was_full,
             counters=counters,
-            wall_s=wall_s,
+            wall_s=until - began,
         )
 
     async def _start(self, program: Program) -> Started:
@@ -132,7 +135,7 @@ class Running:
 
     async def _end_when_stopped(self) -> None:
         """TERM and some grace where the job may end in order, then KILL."""
-        if await asyncio.shield(self._stopped) in (Reason.CANCELLED, Reason.TIMEOUT):
+        if await asyncio.shield(self._stopped) in _IN_ORDER:
             with suppress(Unavailable):
                 await self._container.terminate()
                 await self._clock.sleep(GRACE_S)
@@ -152,6 +155,8 @@ class Running:
     def _stop(self, reason: Reason) -> None:
         if not self._stopped.done():
             self._stopped.set_result(reason)
+            if reason in _IN_ORDER:
+                self._until = self._clock.monotonic()
 
     def _look(self) -> None:
         """Look at what leaves no counter (a disk that was full) or wakes nobody (memory)."""

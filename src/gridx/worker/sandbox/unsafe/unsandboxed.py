@@ -113,6 +113,8 @@ class _Run:
         self._outputs = Outputs(self._pipes, limits.output_bytes, emit, self._too_much_output)
         self._timers: list[asyncio.TimerHandle] = []
         self._stopped: Reason | None = None
+        self._until: float | None = None
+        """When it was told to end: the grace that follows is not of its time."""
         self._keeper: asyncio.subprocess.Process | None = None
 
     async def run(self, order: bytes, folder: str, stdin: str, cancel: asyncio.Event) -> Seen:
@@ -131,7 +133,7 @@ class _Run:
                 cancelled = tasks.create_task(self._stop_when(cancel))
                 await self._keeper.wait()
                 cancelled.cancel()
-            wall_s = self._clock.monotonic() - began
+            until = self._clock.monotonic() if self._until is None else self._until
             said = os.read(report, 4096)
         finally:
             os.close(report)
@@ -139,7 +141,7 @@ class _Run:
                 each.cancel()
             await self._let_go()
             self._outputs.finish()
-        return self._seen(said, wall_s)
+        return self._seen(said, until - began)
 
     async def _start(self, order: bytes, folder: str, stdin: str, report: int) -> None:
         with _file(order) as told, _file(stdin.encode("utf-8", "surrogatepass")) as text:
@@ -176,6 +178,7 @@ class _Run:
     def _stop_in_order(self, reason: Reason) -> None:
         if self._stopped is None:
             self._stopped = reason
+            self._until = self._clock.monotonic()
             self._signal(signal.SIGTERM)
             self._after(GRACE_S, self._kill)
 
