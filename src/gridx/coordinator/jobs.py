@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gridx.bus.base import Bus, job_topic, user_topic
 from gridx.clock import Clock
@@ -185,9 +186,8 @@ class Jobs:
         """
         batch_id = self._clock.new_id()
         new: list[NewJob] = []
-        for index, spec in enumerate(specs):
-            with named_from(place.format(index=index)):
-                new.append(self._new_job(who, spec, batch_id, None, traceparent))
+        with named_from(lambda: place.format(index=len(new))):
+            new.extend(self._new_job(who, spec, batch_id, None, traceparent) for spec in specs)
         submission = _Submission(who.user_id, tuple(new), batch_id, key, place)
         self._may_submit(who, submission, user_ids)
         accepted = await self._accept(submission)
@@ -481,8 +481,9 @@ def _single(accepted: _Accepted) -> Submitted:
 def _need_future_deadlines(submission: _Submission, now: int) -> None:
     """Raises `InvalidInput` for a deadline that has passed; an answer that is kept is no matter."""
     for index, job in enumerate(submission.jobs):
-        with named_from(submission.place.format(index=index)):
-            check_deadline(job.spec, now)
+        if job.spec.deadline is not None:
+            with named_from(partial(submission.place.format, index=index)):
+                check_deadline(job.spec.deadline, now)
 
 
 def _whole(connection: Connection, who: Principal, job_id: str) -> WholeJob:

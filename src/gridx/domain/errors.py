@@ -4,7 +4,7 @@ A refusal is not a bug and not an outcome of a job. `protocol.problem` maps each
 status in one table; the SDK raises the same classes again at the caller's.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -37,13 +37,14 @@ class InvalidInput(GridError):
 
 
 @contextmanager
-def named_from(place: str) -> Generator[None]:
+def named_from(place: Callable[[], str]) -> Generator[None]:
     """The fields that a refusal of what is inside names stand at `place`: a prefix, may be empty."""
     try:
         yield
     except InvalidInput as error:
-        details = [Detail(f"{place}{detail.field}", detail.message) for detail in error.details]
-        raise InvalidInput(f"{place}{error.message}", details) from None
+        above = place()
+        details = [Detail(f"{above}{detail.field}", detail.message) for detail in error.details]
+        raise InvalidInput(f"{above}{error.message}", details) from None
 
 
 class TooLarge(InvalidInput):

@@ -61,9 +61,9 @@ class Policy:
         )
 
 
-def check_deadline(spec: JobSpec, now: int) -> None:
-    """Raises `InvalidInput` naming a deadline that has passed by `now` (microseconds)."""
-    if spec.deadline is not None and spec.deadline <= now:
+def check_deadline(deadline: int, now: int) -> None:
+    """Raises `InvalidInput` naming a deadline that has passed by `now` (both in microseconds)."""
+    if deadline <= now:
         message = "the time has passed already"
         raise InvalidInput(f"deadline: {message}", [Detail("deadline", message)])
 
