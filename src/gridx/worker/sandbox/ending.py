@@ -6,6 +6,7 @@ own word. Nothing is guessed from an exit code.
 
 from dataclasses import dataclass
 
+from gridx.clock import Clock
 from gridx.domain.attempt import Reason, Usage
 from gridx.worker.sandbox.base import Limits, Outcome, broken
 from gridx.worker.sandbox.cgroups.groups import Counters
@@ -25,9 +26,29 @@ class Seen:
     disk_was_full: bool = False
     counters: Counters = Counters()
     wall_s: float = 0.0
-    """From its start to its end, or to when it was told to end in order."""
     cpu_s: float = 0.0
     peak_memory_bytes: int = 0
+
+
+class Stopwatch:
+    """A program's time: from its start to when it was told to end in order, or else to its end.
+
+    The grace that follows the telling is not of its time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began = 0.0
+        self._seconds: float | None = None
+
+    def start(self) -> None:
+        self._began = self._clock.monotonic()
+
+    def stop(self) -> float:
+        """The seconds until now, or until it was stopped first."""
+        if self._seconds is None:
+            self._seconds = self._clock.monotonic() - self._began
+        return self._seconds
 
 
 def outcome(seen: Seen, limits: Limits) -> Outcome:

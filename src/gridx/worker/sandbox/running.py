@@ -13,7 +13,7 @@ from gridx.domain.attempt import Reason
 from gridx.worker.sandbox.base import GRACE_S, Emit, Limits, Program
 from gridx.worker.sandbox.cell import Cell
 from gridx.worker.sandbox.cgroups.groups import Counters, Group
-from gridx.worker.sandbox.ending import Seen
+from gridx.worker.sandbox.ending import Seen, Stopwatch
 from gridx.worker.sandbox.inside import wire
 from gridx.worker.sandbox.outputs import Outputs
 
@@ -41,18 +41,16 @@ class Running:
         self._cell = world.cell
         self._group = world.group
         self._limits = limits
-        self._clock = clock
         self._outputs = Outputs(world.cell.pipes, limits.output_bytes, emit, self._too_much_output)
         self._timers: list[asyncio.TimerHandle] = []
         self._stopped: Reason | None = None
-        self._until: float | None = None
-        """When it was told to end: the grace that follows is not of its time."""
+        self._watch = Stopwatch(clock)
         self._disk_was_full = False
 
     async def run(self, start: wire.Start, program: Program, cancel: asyncio.Event) -> Seen:
         """Run `program` to its end; returns once no process of it is left."""
         try:
-            began = self._clock.monotonic()
+            self._watch.start()
             self._cell.start(start, program)
             self._after(self._limits.timeout_s, self._out_of_time)
             self._after(_LOOK_S, self._look)
@@ -62,7 +60,7 @@ class Running:
                 cancelled.cancel()
             if ended.memory_exceeded and self._stopped is None:
                 self._stopped = Reason.OUT_OF_MEMORY
-            until = self._clock.monotonic() if self._until is None else self._until
+            wall_s = self._watch.stop()
             self._outputs.finish()
             self._disk_was_full = self._disk_was_full or self._cell.disk_full()
             return Seen(
@@ -71,7 +69,7 @@ class Running:
                 failure=ended.failure,
                 disk_was_full=self._disk_was_full,
                 counters=self._group.counters() if self._group is not None else Counters(),
-                wall_s=until - began,
+                wall_s=wall_s,
                 cpu_s=ended.cpu_s,
                 peak_memory_bytes=ended.peak_memory_bytes,
             )
@@ -93,7 +91,7 @@ class Running:
     def _stop_in_order(self, reason: Reason) -> None:
         if self._stopped is None and not self._cell.ended.done():
             self._stopped = reason
-            self._until = self._clock.monotonic()
+            self._watch.stop()
             self._cell.terminate()
             self._after(GRACE_S, self._kill)
 

@@ -18,7 +18,7 @@ from gridx.worker.sandbox.base import GRACE_S, Emit, Limits, Program, Stream
 from gridx.worker.sandbox.cgroups.groups import Counters
 from gridx.worker.sandbox.docker import recipe
 from gridx.worker.sandbox.docker.container import Container, Started
-from gridx.worker.sandbox.ending import Seen
+from gridx.worker.sandbox.ending import Seen, Stopwatch
 from gridx.worker.sandbox.outputs import Bound
 
 _LOOK_S = 0.01
@@ -43,8 +43,7 @@ class Running:
         self._clock = clock
         self._bound = Bound(limits.output_bytes, emit, lambda: self._stop(Reason.OUTPUT_LIMIT))
         self._stopped: asyncio.Future[Reason] = self._loop.create_future()
-        self._until: float | None = None
-        """When it was told to end: the grace that follows is not of its time."""
+        self._watch = Stopwatch(clock)
         self._given_up: asyncio.Future[str] = self._loop.create_future()
         self._timers: list[asyncio.TimerHandle] = []
         self._disk_was_full = False
@@ -54,7 +53,7 @@ class Running:
         started = await self._start(program)
         try:
             self._account.begin(recipe.allowance(self._container.shape))
-            began = self._clock.monotonic()
+            self._watch.start()
             await started.stream.write_in(b"\n")
             self._after(self._limits.timeout_s, lambda: self._stop(Reason.TIMEOUT))
             self._look()
@@ -65,7 +64,7 @@ class Running:
                     tasks.create_task(self._end_when_stopped()),
                 ]
                 failure, exit_code = await self._end_of(started)
-                until = self._clock.monotonic() if self._until is None else self._until
+                wall_s = self._watch.stop()
                 for each in endings:
                     each.cancel()
                 counters = await self._counters()
@@ -83,7 +82,7 @@ class Running:
             failure=failure,
             disk_was_full=self._disk_was_full,
             counters=counters,
-            wall_s=until - began,
+            wall_s=wall_s,
         )
 
     async def _start(self, program: Program) -> Started:
@@ -156,7 +155,7 @@ class Running:
         if not self._stopped.done():
             self._stopped.set_result(reason)
             if reason in _IN_ORDER:
-                self._until = self._clock.monotonic()
+                self._watch.stop()
 
     def _look(self) -> None:
         """Look at what leaves no counter (a disk that was full) or wakes nobody (memory)."""

@@ -34,7 +34,7 @@ from gridx.worker.sandbox.base import (
     broken,
     lacking,
 )
-from gridx.worker.sandbox.ending import Seen, outcome
+from gridx.worker.sandbox.ending import Seen, Stopwatch, outcome
 from gridx.worker.sandbox.languages import Interpreter, find_interpreters
 from gridx.worker.sandbox.outputs import Outputs, Pipes
 from gridx.worker.sandbox.unsafe import keeper
@@ -108,18 +108,16 @@ class _Run:
     def __init__(self, limits: Limits, emit: Emit, clock: Clock) -> None:
         self._loop = asyncio.get_running_loop()
         self._limits = limits
-        self._clock = clock
         self._pipes = Pipes()
         self._outputs = Outputs(self._pipes, limits.output_bytes, emit, self._too_much_output)
         self._timers: list[asyncio.TimerHandle] = []
         self._stopped: Reason | None = None
-        self._until: float | None = None
-        """When it was told to end: the grace that follows is not of its time."""
+        self._watch = Stopwatch(clock)
         self._keeper: asyncio.subprocess.Process | None = None
 
     async def run(self, order: bytes, folder: str, stdin: str, cancel: asyncio.Event) -> Seen:
         """Run it to its end; returns once no process of it is left."""
-        began = self._clock.monotonic()
+        self._watch.start()
         report, theirs = os.pipe2(os.O_CLOEXEC)
         try:
             try:
@@ -133,7 +131,7 @@ class _Run:
                 cancelled = tasks.create_task(self._stop_when(cancel))
                 await self._keeper.wait()
                 cancelled.cancel()
-            until = self._clock.monotonic() if self._until is None else self._until
+            wall_s = self._watch.stop()
             said = os.read(report, 4096)
         finally:
             os.close(report)
@@ -141,7 +139,7 @@ class _Run:
                 each.cancel()
             await self._let_go()
             self._outputs.finish()
-        return self._seen(said, until - began)
+        return self._seen(said, wall_s)
 
     async def _start(self, order: bytes, folder: str, stdin: str, report: int) -> None:
         with _file(order) as told, _file(stdin.encode("utf-8", "surrogatepass")) as text:
@@ -178,7 +176,7 @@ class _Run:
     def _stop_in_order(self, reason: Reason) -> None:
         if self._stopped is None:
             self._stopped = reason
-            self._until = self._clock.monotonic()
+            self._watch.stop()
             self._signal(signal.SIGTERM)
             self._after(GRACE_S, self._kill)
 
