@@ -157,9 +157,9 @@ _USUAL = Limits()
 class LimitsBody(Body):
     """Where an attempt is ended; above the grid's ceilings is refused, defaults keep below them."""
 
-    timeout_s: Annotated[float, Field(ge=0.1)] = 60.0
-    output_bytes: Annotated[int, Field(ge=1)] = 1_048_576
-    processes: Annotated[int, Field(ge=1)] = 64
+    timeout_s: Annotated[float, Field(ge=0.1)] = _USUAL.timeout_s
+    output_bytes: Annotated[int, Field(ge=1)] = _USUAL.output_bytes
+    processes: Annotated[int, Field(ge=1)] = _USUAL.processes
 
     def beside(self, usual: Limits) -> Limits:
         """What was asked for, and the `usual` where nothing was."""

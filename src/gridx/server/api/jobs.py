@@ -58,7 +58,8 @@ async def submit_job(call: Call, body: JobBody) -> http.SubmittedView:
 async def submit_batch(call: Call, body: BatchBody) -> http.BatchView:
     """Submit up to 10,000 jobs, all or none: spec by spec, or a template with many arguments."""
     written = (body.template,) if body.template else body.jobs
-    specs = [job.to_spec(call.grid.jobs.usual_limits) for job in written]
+    usual = call.grid.jobs.usual_limits
+    specs = [job.to_spec(usual) for job in written]
     found = await call.grid.jobs.submit_batch(
         call.who,
         _from_template(body, specs[0]) if body.template else specs,
