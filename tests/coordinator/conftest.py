@@ -8,7 +8,7 @@ import structlog
 from gridx.clock import ManualClock
 from gridx.domain.policy import Policy
 from gridx.domain.user import Principal
-from tests.coordinator.driving import GRANT, Driver
+from tests.coordinator.driving import GRANT, Driver, Hand
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -49,6 +49,12 @@ async def alice(driver: Driver) -> Principal:
 async def bob(driver: Driver) -> Principal:
     """An owner of workers."""
     return await driver.user("bob")
+
+
+@pytest.fixture
+async def hand(driver: Driver, bob: Principal) -> Hand:
+    """A worker of his."""
+    return await driver.worker(bob)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gridx.coordinator.jobs import Cancelled
-from gridx.coordinator.sessions import StartedReport
+from gridx.coordinator.sessions import LeaseKey, StartedReport
 from gridx.coordinator.workers import AWAY_WAIT_S, CANCEL_DEADLINE_S
 from gridx.domain.attempt import AttemptStatus, Reason
 from gridx.domain.errors import Conflict, Denied, NotFound, Unavailable
@@ -66,6 +66,19 @@ async def running(driver: Driver, alice: Principal, bob: Principal) -> tuple[str
     return job_id, await driver.worker(bob)
 
 
+async def told_to_cancel(
+    driver: Driver, alice: Principal, bob: Principal, after_s: float = 0.0
+) -> tuple[str, Hand, LeaseKey]:
+    """A job whose worker is told to cancel it, when it has run so long."""
+    job_id, hand = await running(driver, alice, bob)
+    attempt = await hand.attempt()
+    await hand.start(attempt)
+    driver.clock.advance(after_s)
+    await cancel(driver, alice, job_id)
+    await hand.told("cancel", attempt.key)
+    return job_id, hand, attempt.key
+
+
 async def test_a_job_that_runs_is_cancelled_by_its_worker_and_billed(
     driver: Driver, alice: Principal, bob: Principal
 ) -> None:
@@ -85,15 +98,10 @@ async def test_a_job_that_runs_is_cancelled_by_its_worker_and_billed(
 async def test_the_grace_after_a_cancel_is_nobodys_to_bill(
     driver: Driver, alice: Principal, bob: Principal
 ) -> None:
-    job_id, hand = await running(driver, alice, bob)
-    attempt = await hand.attempt()
-    await hand.start(attempt)
-    driver.clock.advance(2)
-    await cancel(driver, alice, job_id)
-    await hand.told("cancel", attempt.key)
+    job_id, hand, key = await told_to_cancel(driver, alice, bob, 2)
     driver.clock.advance(4)
-    await hand.report(finished(attempt.key, 6, reason=Reason.CANCELLED, exit_code=None))
-    await hand.told("ack", attempt.key)
+    await hand.report(finished(key, 6, reason=Reason.CANCELLED, exit_code=None))
+    await hand.told("ack", key)
     await ended(driver, alice, job_id, 21_250)
 
 
@@ -101,17 +109,13 @@ async def test_a_worker_that_does_not_cancel_in_time_loses_the_job_unpaid(
     driver: Driver, alice: Principal, bob: Principal
 ) -> None:
     assert CANCEL_DEADLINE_S < 7
-    job_id, hand = await running(driver, alice, bob)
-    attempt = await hand.attempt()
-    await hand.start(attempt)
-    await cancel(driver, alice, job_id)
-    await hand.told("cancel", attempt.key)
+    job_id, hand, key = await told_to_cancel(driver, alice, bob)
     await asyncio.sleep(0)  # the deadline begins to run
     driver.clock.advance(CANCEL_DEADLINE_S)
-    await hand.told("drop", attempt.key)
+    await hand.told("drop", key)
     await ended(driver, alice, job_id, 0)
-    await hand.report(finished(attempt.key))
-    await hand.told("drop", attempt.key)
+    await hand.report(finished(key))
+    await hand.told("drop", key)
     assert await driver.available(bob) == GRANT
 
 
@@ -180,14 +184,9 @@ async def test_a_success_that_was_committed_wins(
 async def test_a_result_that_comes_after_the_cancel_is_a_cancel(
     driver: Driver, alice: Principal, bob: Principal, exit_code: int
 ) -> None:
-    job_id, hand = await running(driver, alice, bob)
-    attempt = await hand.attempt()
-    await hand.start(attempt)
-    driver.clock.advance(1)
-    await cancel(driver, alice, job_id)
-    await hand.told("cancel", attempt.key)
-    await hand.report(finished(attempt.key, exit_code=exit_code))
-    await hand.told("ack", attempt.key)
+    job_id, hand, key = await told_to_cancel(driver, alice, bob, 1)
+    await hand.report(finished(key, exit_code=exit_code))
+    await hand.told("ack", key)
     await ended(driver, alice, job_id, 10_625)
 
 
@@ -218,13 +217,9 @@ async def test_a_cancel_while_the_result_is_in_flight_is_one_or_the_other(
 async def test_a_job_with_its_cancel_requested_never_waits_again(
     driver: Driver, alice: Principal, bob: Principal
 ) -> None:
-    job_id, hand = await running(driver, alice, bob)
-    attempt = await hand.attempt()
-    await hand.start(attempt)
-    await cancel(driver, alice, job_id)
-    await hand.told("cancel", attempt.key)
-    await hand.report(finished(attempt.key, reason=Reason.SANDBOX_ERROR, exit_code=None))
-    await hand.told("ack", attempt.key)
+    job_id, hand, key = await told_to_cancel(driver, alice, bob)
+    await hand.report(finished(key, reason=Reason.SANDBOX_ERROR, exit_code=None))
+    await hand.told("ack", key)
     await ended(driver, alice, job_id, 0)
 
 

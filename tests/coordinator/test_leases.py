@@ -7,31 +7,18 @@ import pytest
 from gridx.coordinator.dispatcher import Dispatcher
 from gridx.coordinator.sessions import LeaseKey, LeavingReport, LogReport, StartedReport
 from gridx.domain.attempt import AttemptStatus, Reason
-from gridx.domain.job import JobSpec, JobStatus, Limits
+from gridx.domain.job import JobStatus, Limits
 from gridx.domain.user import Principal
 from gridx.domain.worker import WorkerStatus
-from tests.coordinator.driving import BACKOFF_S, GRANT, PATIENCE_S, Driver, Hand, finished
+from tests.coordinator.driving import BACKOFF_S, GRANT, PATIENCE_S, Driver, Hand, finished, started
 
 LEASE_S = 30.0
-
-
-@pytest.fixture
-async def hand(driver: Driver, bob: Principal) -> Hand:
-    return await driver.worker(bob)
 
 
 @pytest.fixture
 async def token(driver: Driver, hand: Hand) -> Principal:
     """What opens the socket as this worker."""
     return await driver.token_of(hand)
-
-
-async def started(driver: Driver, who: Principal, hand: Hand, **spec: object) -> LeaseKey:
-    """A job that runs on this worker."""
-    await driver.submit(who, JobSpec(code="x", **spec))  # type: ignore[arg-type]
-    attempt = await hand.attempt()
-    await hand.start(attempt)
-    return attempt.key
 
 
 async def statuses(driver: Driver, who: Principal, job_id: str) -> list[AttemptStatus]:
@@ -262,6 +249,8 @@ async def test_an_attempt_that_was_never_sent_does_not_wait_for_ever(
         driver.clock.advance(10)
         await hand.heartbeat()
         await driver.grid._reaper.tick()
+        if not hand.nothing_told():
+            break  # a heartbeat that left out what it was given would lose that, too
     await hand.run(await hand.attempt())
     assert (await driver.final(alice, job_id)).job.status is JobStatus.SUCCEEDED
 

@@ -11,21 +11,14 @@ from gridx.domain.job import JobSpec, JobStatus
 from gridx.domain.sandbox import Backend
 from gridx.domain.user import Principal
 from gridx.domain.worker import Capabilities
-from tests.coordinator.driving import BACKOFF_S, GRANT, SLOT, Driver, Hand, finished
-
-
-@pytest.fixture
-async def hand(driver: Driver, bob: Principal) -> Hand:
-    return await driver.worker(bob)
+from tests.coordinator.driving import BACKOFF_S, GRANT, SLOT, Driver, Hand, finished, started
 
 
 async def running(driver: Driver, who: Principal, hand: Hand, **spec: object) -> LeaseKey:
     """An attempt that has run for a second."""
-    await driver.submit(who, JobSpec(code="x", **spec))  # type: ignore[arg-type]
-    attempt = await hand.attempt()
-    await hand.start(attempt)
+    key = await started(driver, who, hand, **spec)
     driver.clock.advance(1)
-    return attempt.key
+    return key
 
 
 def end(key: LeaseKey, exit_code: int | None, reason: Reason | None) -> FinishedReport:

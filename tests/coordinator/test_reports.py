@@ -14,18 +14,7 @@ from gridx.domain.attempt import AttemptStatus, Reason
 from gridx.domain.errors import Unavailable
 from gridx.domain.job import JobSpec, JobStatus, Limits
 from gridx.domain.user import Principal
-from tests.coordinator.driving import BACKOFF_S, GRANT, Driver, Hand, finished
-
-
-@pytest.fixture
-async def hand(driver: Driver, bob: Principal) -> Hand:
-    return await driver.worker(bob)
-
-
-async def given(driver: Driver, who: Principal, hand: Hand, **spec: object) -> LeaseKey:
-    await driver.submit(who, JobSpec(code="x", **spec))  # type: ignore[arg-type]
-    return (await hand.attempt()).key
-
+from tests.coordinator.driving import BACKOFF_S, GRANT, Driver, Hand, finished, given
 
 # ------------------------------------------------------------------ the road of a job
 

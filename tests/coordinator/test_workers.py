@@ -15,11 +15,6 @@ from gridx.storage.tables import audit
 from tests.coordinator.driving import GRANT, SLOT, Driver, Hand, finished
 
 
-@pytest.fixture
-async def hand(driver: Driver, bob: Principal) -> Hand:
-    return await driver.worker(bob)
-
-
 async def status(driver: Driver, who: Principal, hand: Hand) -> WorkerStatus:
     return (await driver.grid.workers.get(who, hand.worker_id)).worker.status
 
