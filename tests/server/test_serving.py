@@ -36,6 +36,7 @@ def test_only_one_coordinator_serves_a_store_on_sqlite(tmp_path: Path) -> None:
     with running(settings) as first:
         with pytest.raises(Conflict, match=f"Another coordinator serves {tmp_path / 'g.db'}"):
             running(settings).__enter__()
+        assert (tmp_path / "g.db-lock").stat().st_mode & 0o777 == 0o600
         assert first.admin.get("/status").status_code == 200
     with running(settings) as again:
         assert again.admin.get("/status").status_code == 200

@@ -6,6 +6,7 @@ driver's own transactions, loses updates. PostgreSQL runs READ COMMITTED with ro
 """
 
 import fcntl
+import os
 import sqlite3
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -117,10 +118,11 @@ def served_alone(url: str) -> Generator[None]:
     _make_folder(file)
     try:
         # Not the database: closing any descriptor of it would drop SQLite's own locks.
-        lock = file.with_name(f"{file.name}-lock").open("a")
+        # For its owner alone: whoever may read it may hold it.
+        lock = os.open(file.with_name(f"{file.name}-lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as failure:
         raise _unusable(file, failure) from None
-    with lock:
+    with os.fdopen(lock):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
