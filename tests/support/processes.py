@@ -111,7 +111,7 @@ class Process:
 
     @property
     def output(self) -> str:
-        """Both streams in order of arrival."""
+        """Both streams in the order in which they were read, for people to look at."""
         return self._text(None)
 
     @property
@@ -123,11 +123,15 @@ class Process:
         return self._text("stderr")
 
     def wait_for(self, pattern: str, timeout_s: float = WAIT_S) -> re.Match[str]:
-        """Wait until the output matches; fail with that output when it ends or is late."""
+        """Wait until a stream matches; fail with the output when it ends or is late.
+
+        Each stream for itself: in which order two pipes are read says nothing, and a line of one
+        may seem to go on in the other.
+        """
         expression = re.compile(pattern, re.MULTILINE)
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            while not (match := expression.search(self.output)):
+            while not (match := expression.search(self.stdout) or expression.search(self.stderr)):
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     self._fail(f"printed nothing like {pattern!r} in {timeout_s} s")
@@ -143,7 +147,7 @@ class Process:
         except subprocess.TimeoutExpired:
             self._fail(f"still runs after {timeout_s} s")
         with self._changed:  # not for ever: a child that lives on may keep the streams open
-            self._changed.wait_for(lambda: not self._open, timeout=1)
+            self._changed.wait_for(lambda: not self._open, timeout=5)
         return code
 
     def send(self, text: str) -> None:

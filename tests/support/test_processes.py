@@ -21,6 +21,15 @@ def test_waits_for_output_without_a_line_end() -> None:
         assert process.wait() == 0
 
 
+def test_a_line_of_one_stream_does_not_hide_the_end_of_the_other() -> None:
+    code = r"import os; os.write(1, b'name> '); input(); os.write(2, b'log\n'); input()"
+    with running(PYTHON, "-c", code) as process:
+        process.wait_for("^name> $")
+        process.send("\n")
+        process.wait_for("^log$")
+        process.wait_for("^name> $")
+
+
 def test_keeps_the_streams_apart_and_together() -> None:
     code = r"import os; os.write(1, b'out\n'); os.write(2, b'err\n')"
     with running(PYTHON, "-c", code) as process:

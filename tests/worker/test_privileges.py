@@ -113,6 +113,7 @@ async def test_reading_is_kept_where_only_root_may_read_what_it_needs(
     for name, value in {"CapEff": 4, "CapPrm": 4, "CapInh": 0, "CapAmb": 0, "CapBnd": 0}.items():
         assert int(seen[name], 16) == value, name
     assert seen["NoNewPrivs"] == "1"
+    await asyncio.to_thread(worker.wait_for, "right_to_read_kept")
     assert worker.stderr.count("right_to_read_kept") == 1
 
 

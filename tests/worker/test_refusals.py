@@ -1,7 +1,7 @@
 """What a worker says when it is not let in: each case its own clear message, and exit code 1.
 
 Where the case is one of patience (nobody there, nobody answering), the patience is shortened; that
-the real one ends within ten seconds is a test of its own.
+the real one ends in time is a test of its own.
 """
 
 import asyncio
