@@ -49,7 +49,7 @@ def test_a_suspended_owner(house: House, alice: Person, tmp_path: Path) -> None:
 def test_a_banned_worker(house: House, alice: Person) -> None:
     worker = house.worker(alice.user_id)
     house.admin.tell(f"/workers/{worker.worker_id}/ban")
-    assert worker.process.wait(10) == 1
+    assert worker.process.wait(WITHIN_S) == 1
     assert "banned" in worker.process.stderr
     again = house.start_worker(alice.user_id, state=worker.state)
     assert again.process.wait(WITHIN_S) == 1
@@ -102,7 +102,7 @@ def test_the_prompt_over_a_pipe(house: House, alice: Person, tmp_path: Path) -> 
         worker.send("resume\n")
         until(lambda: alice.ask(path)["status"] == "online", "it is online")
         worker.close_input()
-        assert worker.wait(10) == 0
+        assert worker.wait(WITHIN_S) == 0
         until(lambda: alice.ask(path)["status"] == "offline", "it is offline")
     finally:
         worker.close()
@@ -114,7 +114,7 @@ def test_two_addresses_of_which_one_is_dead(house: House, alice: Person, tmp_pat
     try:
         worker.wait_for(f"^{alice.user_id}> $")
         worker.send("quit\n")
-        assert worker.wait(10) == 0
+        assert worker.wait(WITHIN_S) == 0
     finally:
         worker.close()
 
