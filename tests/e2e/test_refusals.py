@@ -57,17 +57,18 @@ def test_a_banned_worker(house: House, alice: Person) -> None:
 
 
 def test_nobody_there_and_somebody_silent(tmp_path: Path) -> None:
-    """Both at once: each is given several seconds to answer."""
+    """All at once: each is given several seconds to answer."""
     nowhere = f"http://127.0.0.1:{free_port()}"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         silent = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with (
             knocking(tmp_path, nowhere, "--user", "alice", GRIDX_PASSWORD=PASSWORD) as lonely,
+            knocking(tmp_path / "known", nowhere, GRIDX_TOKEN="some-token") as known,
             knocking(tmp_path / "other", silent, GRIDX_TOKEN="some-token") as unanswered,
         ):
-            line = last_words(lonely)
-            assert nowhere in line
-            assert "reach" in line
+            for process in (lonely, known):
+                line = last_words(process)
+                assert f"No coordinator can be reached at {nowhere}" in line
             assert "answer" in last_words(unanswered)
 
 

@@ -192,11 +192,3 @@ def test_a_second_worker_on_a_state_folder_is_told_the_flag(tmp_path: Path) -> N
         assert worker.wait() == 1
         assert "--state-dir" in worker.stderr
     state.close()
-
-
-def test_nobody_to_be_reached_ends_in_time(tmp_path: Path) -> None:
-    environment = clean_environment(tmp_path, GRIDX_TOKEN="user-token")
-    with running("gridx", "worker", "--url", "http://127.0.0.1:1", env=environment) as worker:
-        assert worker.wait() == 1  # ten seconds are meant; a loaded machine gets more
-        assert "No coordinator can be reached" in worker.stderr.splitlines()[-1]
-        assert worker.stdout == "", "no prompt before the welcome"
