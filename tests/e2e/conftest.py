@@ -1,7 +1,9 @@
-"""Houses for the tests of this folder: one that most share, and fresh ones for those that break it.
+"""Houses for the tests of this folder: two that most share, and fresh ones for those that break them.
 
 The shared house has a worker of its own people: `olive` owns it, so that what others run there is
-billed. Every test leaves an exact ledger behind.
+billed. A lease lasts there: whoever stands still for a moment, as a test or a worker on a loaded
+machine may, loses nothing. Tests that wait for the end of a lease share another house. Every test
+leaves an exact ledger behind.
 """
 
 import shutil
@@ -16,6 +18,8 @@ from tests.e2e.people import Person
 from tests.support.postgres import PostgresServer, postgres_server
 
 OpenHouse = Callable[..., House]
+LEASE_S = 20.0
+"""A lease of the shared house."""
 
 
 @pytest.fixture(scope="package")
@@ -41,9 +45,16 @@ def opened(folder: Path, made: Path, *flags: str, **settings: str) -> Generator[
 
 @pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Generator[House]:
-    with opened(tmp_path_factory.mktemp("shared"), made_store) as house:
+    folder = tmp_path_factory.mktemp("shared")
+    with opened(folder, made_store, GRIDX_LEASES__LEASE_S=str(LEASE_S)) as house:
         house.person("olive")
         house.worker("olive")
+        yield house
+
+
+@pytest.fixture(scope="package")
+def shared_hasty(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Generator[House]:
+    with opened(tmp_path_factory.mktemp("hasty"), made_store) as house:
         yield house
 
 
@@ -52,6 +63,13 @@ def house(shared: House) -> Generator[House]:
     """The shared house, with `olive`'s worker in it."""
     yield shared
     shared.verify()
+
+
+@pytest.fixture
+def hasty(shared_hasty: House) -> Generator[House]:
+    """A house in which leases end soon, without a worker."""
+    yield shared_hasty
+    shared_hasty.verify()
 
 
 @pytest.fixture

@@ -6,39 +6,23 @@ a condition that nothing announces.
 
 import json
 import ssl
-import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 
+from tests.support.waiting import WITHIN_S
+from tests.support.waiting import until as until
+
 Json = dict[str, Any]
-T = TypeVar("T")
 FINAL = ("succeeded", "failed", "cancelled")
 PASSWORD = "correct horse"
-FINAL_S = 30.0
-SOON_S = 6.0
+FINAL_S = 60.0
+SOON_S = 10.0
 """Two seconds are meant; a loaded machine gets more."""
-POLL_S = 0.03
-
-
-def until(
-    condition: Callable[[], T | None],
-    what: str,
-    within_s: float = 30.0,
-    *,
-    every_s: float = POLL_S,
-) -> T:
-    """Ask again and again until `condition` gives something true; fail when it is late."""
-    deadline = time.monotonic() + within_s
-    pause = threading.Event()
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        pause.wait(every_s)
-    return found
 
 
 def soon(ask: Callable[[], tuple[int, str]]) -> str:
@@ -146,11 +130,11 @@ class Person:
         """Submit a job and wait for its end."""
         return self.final(self.submit(program, **spec))
 
-    def running(self, job_id: str, within_s: float = 30.0) -> Json:
+    def running(self, job_id: str, within_s: float = WITHIN_S) -> Json:
         """The whole job once it runs."""
         return self.at(job_id, "running", within_s)
 
-    def at(self, job_id: str, status: str, within_s: float = 30.0) -> Json:
+    def at(self, job_id: str, status: str, within_s: float = WITHIN_S) -> Json:
         """The whole job once it is in this state."""
 
         def there() -> Json | None:
@@ -159,7 +143,7 @@ class Person:
 
         return until(there, f"job {job_id} is {status}", within_s)
 
-    def printed(self, job_id: str, text: str, within_s: float = 30.0) -> None:
+    def printed(self, job_id: str, text: str, within_s: float = WITHIN_S) -> None:
         """Wait until the job's log holds `text`."""
         until(lambda: text in self.get(f"/jobs/{job_id}/logs").text, f"{text!r} printed", within_s)
 

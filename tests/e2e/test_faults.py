@@ -2,15 +2,15 @@
 
 import asyncio
 import signal
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx2
 import psutil
 import pytest
 
 from tests.e2e.conftest import OpenHouse
-from tests.e2e.house import House
+from tests.e2e.house import END_S, House, Worker
 from tests.e2e.people import Person, soon, until
 from tests.support.postgres import PostgresServer
 from tests.support.processes import is_alive
@@ -36,9 +36,26 @@ def said_once(alice: Person, job_id: str, lines: int) -> None:
     assert alice.get(f"/jobs/{job_id}/logs").text == counted(lines)
 
 
+def family_of(worker: Worker) -> Iterator[psutil.Process]:
+    """Its processes, but for those that have just ended."""
+    for pid in worker.process.family():
+        with suppress(psutil.NoSuchProcess):
+            yield psutil.Process(pid)
+
+
+def the_one(worker: Worker, last_word: str) -> psutil.Process | None:
+    """The process of a worker whose command ends so; none while there are two, as it forks."""
+    found: list[psutil.Process] = []
+    for each in family_of(worker):
+        with suppress(psutil.NoSuchProcess):
+            if each.cmdline()[-1:] == [last_word]:
+                found.append(each)
+    return found[0] if len(found) == 1 else None
+
+
 def test_a_coordinator_killed_in_the_middle(open_house: OpenHouse) -> None:
     # The lease outlasts a slow start and the worker's backoff: coming back late is another test.
-    house = open_house(GRIDX_LEASES__LEASE_S="10")
+    house = open_house(GRIDX_LEASES__LEASE_S="30")
     alice = house.person("alice")
     house.person("olive")
     house.worker("olive")
@@ -60,13 +77,13 @@ def test_a_coordinator_killed_in_the_middle(open_house: OpenHouse) -> None:
 async def test_a_network_cut_in_the_middle(open_house: OpenHouse) -> None:
     # Processes die with the thread that started them: not in one of the loop's. The lease outlasts
     # any pause of the worker's backoff, so that coming back late is not what this shows.
-    house = open_house(GRIDX_LEASES__LEASE_S="6")
+    house = open_house(GRIDX_LEASES__LEASE_S="10")
     alice = house.person("alice")
     house.person("olive")
     async with proxy_to(house.port) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
         worker = house.start_worker("olive", url=url)
-        await asyncio.to_thread(until, lambda: house.is_online(worker), "it is online", 20)
+        await asyncio.to_thread(until, lambda: house.is_online(worker), "it is online")
         job_id = await asyncio.to_thread(alice.submit, COUNTS.format(lines=10))
         await asyncio.to_thread(alice.printed, job_id, "line 1")
         await proxy.cut()
@@ -80,7 +97,7 @@ async def test_a_network_cut_in_the_middle(open_house: OpenHouse) -> None:
         await asyncio.to_thread(alice.printed, job_id, "line 1")
         proxy.freeze()
         await asyncio.to_thread(
-            until, lambda: house.view(house.workers[0])["status"] == "offline", "lost", 25
+            until, lambda: house.view(house.workers[0])["status"] == "offline", "lost"
         )
         proxy.resume()
         job = await asyncio.to_thread(alice.final, job_id)
@@ -99,12 +116,12 @@ def test_a_worker_killed_in_the_middle(open_house: OpenHouse) -> None:
     alice.printed(job_id, "up")
     holder = alice.job(job_id)["worker_id"]
     first, second = sorted(pair, key=lambda worker: worker.worker_id != holder)
-    family = {psutil.Process(pid) for pid in first.process.family()}
+    family = list(family_of(first))
     assert len(family) > 1
     first.process.send_signal(signal.SIGKILL)
     _, left = psutil.wait_procs(family, timeout=20)
     assert not [each for each in left if is_alive(each.pid)], "no program outlives its worker"
-    until(lambda: len(alice.job(job_id)["attempts"]) == 2, "it runs elsewhere", 10)
+    until(lambda: len(alice.job(job_id)["attempts"]) == 2, "it runs elsewhere")
     job = alice.final(job_id)
     assert (job["status"], job["stdout"]) == ("succeeded", "up\nend\n")
     assert [each["status"] for each in job["attempts"]] == ["lost", "succeeded"]
@@ -120,18 +137,18 @@ def test_a_sandbox_that_is_stuck_loses_its_lease(open_house: OpenHouse) -> None:
     alice = house.person("alice")
     house.person("olive")
     first = house.worker("olive")
-    job_id = alice.submit("echo up; sleep 3; echo end", language="bash", args=["stuck"])
+    nap = f"sleep 1000.{house.port}"
+    job_id = alice.submit(f"echo up; {nap}; echo end", language="bash", args=["stuck"])
     alice.printed(job_id, "up")
-    (job,) = [
-        each
-        for each in map(psutil.Process, first.process.family())
-        if each.cmdline()[-1:] == ["stuck"]
-    ]
+    job = until(lambda: the_one(first, "stuck"), "its program is found")
     supervisor = job.parent()
     assert supervisor is not None
     supervisor.suspend()
     second = house.worker("olive")
-    until(lambda: len(alice.job(job_id)["attempts"]) == 2, "it runs elsewhere", 30)
+    until(lambda: len(alice.job(job_id)["attempts"]) == 2, "it runs elsewhere")
+    until(lambda: the_one(second, nap.rsplit(maxsplit=1)[-1]), "it sleeps there").send_signal(
+        signal.SIGPIPE
+    )
     done = alice.final(job_id)
     assert (done["status"], done["stdout"]) == ("succeeded", "up\nend\n")
     assert [each["status"] for each in done["attempts"]] == ["lost", "succeeded"]
@@ -154,14 +171,14 @@ def test_a_worker_stopped_in_order_hands_over(open_house: OpenHouse) -> None:
     alice.printed(job_id, "up")
     house.worker("olive")
     family = first.process.family()
-    assert first.process.stop(timeout_s=10) == 0
-    assert not [pid for pid in family if is_alive(pid)]
+    assert first.process.stop(timeout_s=END_S) == 0
+    until(lambda: not [pid for pid in family if is_alive(pid)], "all of it has ended")
     job = alice.running(job_id)
     assert [each["status"] for each in job["attempts"]] == ["lost", "running"]
 
 
 def test_a_coordinator_stopped_in_order(open_house: OpenHouse) -> None:
-    house = open_house(GRIDX_LEASES__LEASE_S="10")  # as above
+    house = open_house(GRIDX_LEASES__LEASE_S="30")  # as above
     alice = house.person("alice")
     house.person("olive")
     worker = house.worker("olive")

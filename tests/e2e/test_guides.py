@@ -55,7 +55,7 @@ def test_an_upgrade_and_the_way_back(tmp_path: Path) -> None:
 
         def start() -> None:
             words = ("bash", "-euc", f"exec {up} --port {port}")
-            grid.enter_context(running(*words, env=environment)).wait_for("is ready at", 30)
+            grid.enter_context(running(*words, env=environment)).wait_for("is ready at")
 
         start()
         for line in commands:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.e2e.house import House
 from tests.e2e.people import Person
+from tests.worker.sandbox.runs import IN_TURN
 
 PROGRAMS = {
     "python": """
@@ -125,8 +126,7 @@ def test_only_the_first_64_kib_stand_in_the_job(alice: Person) -> None:
 
 
 def test_both_streams_stand_in_order_of_arrival(alice: Person) -> None:
-    lines = "for i in 1 2 3; do echo out $i; sleep 0.1; echo err $i >&2; sleep 0.1; done"
-    job_id = alice.submit(lines, language="bash")
+    job_id = alice.submit(IN_TURN)
     alice.final(job_id)
     wanted = "".join(f"out {i}\nerr {i}\n" for i in (1, 2, 3))
     assert alice.get(f"/jobs/{job_id}/logs").text == wanted

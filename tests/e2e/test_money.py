@@ -9,6 +9,7 @@ from tests.e2e.sockets import HandWorker, by_hand
 
 MICRO = Decimal("0.000001")
 PRICE = Decimal("0.010625")
+LEAST = Decimal("0.005")
 
 
 def micro(amount: Decimal) -> str:
@@ -78,10 +79,12 @@ def test_the_least_is_no_reward(house: House, alice: Person) -> None:
 
 def test_a_worker_that_lies_is_paid_what_was_seen(house: House, alice: Person) -> None:
     owner = house.person()
+    began = time.monotonic()
     job = by_a_worker_that_says(house, alice, owner, 3600.0)
+    took_s = time.monotonic() - began
     assert job["status"] == "succeeded"
-    assert job["receipt"]["billed_s"] < 5
-    assert Decimal(job["cost"]) < Decimal("0.06")
+    assert job["receipt"]["billed_s"] <= took_s
+    assert Decimal(job["cost"]) <= max(LEAST, PRICE * Decimal(took_s) + MICRO)
 
 
 def test_one_s_own_worker_is_free_and_tried_first(house: House, alice: Person) -> None:

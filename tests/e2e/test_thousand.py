@@ -26,7 +26,7 @@ from tests.e2e.house import House
 from tests.e2e.people import Person, until
 
 WORKERS = 1_000
-WITHIN_S = 60
+WITHIN_S = 90
 ROOM = WireResources(cpus=1.0, memory_mb=256, gpus=0, disk_mb=256)
 OFFER = WireCapabilities(ROOM, ["python"], ["bubblewrap"])
 
@@ -116,7 +116,7 @@ async def test_a_thousand_workers_come_back(open_house: OpenHouse) -> None:
         await crowd.until("holding", WORKERS)
         restart(house)  # it is back before they know: the worst case for a stampede
         await crowd.until("kept", WORKERS)
-        await asyncio.to_thread(until, lambda: running(alice) == WORKERS, "all of them run", 30)
+        await asyncio.to_thread(until, lambda: running(alice) == WORKERS, "all of them run")
         for task in tasks:
             task.cancel()
     assert crowd.holding == WORKERS, "none is run again"

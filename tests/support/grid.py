@@ -73,5 +73,5 @@ def grid_up(folder: Path, *flags: str, **more: str) -> Generator[Grid]:
     environment = clean_environment(folder.parent, GRIDX_ADMIN_PASSWORD=PASSWORD, **more)
     words = (GRIDX, "up", "--data", str(folder), "--port", "0", *flags)
     with running(*words, env=environment) as process:
-        ready = process.wait_for(r"Grid-X is ready at (\S+)", 30)
+        ready = process.wait_for(r"Grid-X is ready at (\S+)")
         yield Grid(process, ready.group(1), folder)

@@ -5,6 +5,7 @@ Waiting blocks the calling thread; a coroutine uses `asyncio.to_thread(process.w
 """
 
 import os
+import random
 import re
 import signal
 import socket
@@ -19,7 +20,9 @@ from typing import IO, Literal, NoReturn
 
 import psutil
 
-WAIT_S = 20.0
+from tests.support.waiting import WITHIN_S, until
+
+WAIT_S = WITHIN_S
 # As from a terminal: a test run in the background of a script ignores SIGINT, and what it starts
 # would inherit that. And the kernel ends the process when the test run itself dies. Both programs
 # are part of every Debian.
@@ -51,11 +54,15 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on right now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
+    """A TCP port of loopback that nobody listens on, and that stays free until somebody names it.
+
+    It lies below those that the kernel hands out to whoever wants any.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def is_alive(pid: int) -> bool:
@@ -64,6 +71,18 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def asleep(nap: str) -> list[psutil.Process]:
+    """The processes of this machine that run this very command, `sleep` of a time of its own."""
+    everything = psutil.process_iter(["cmdline"])
+    return [each for each in everything if each.info["cmdline"] == nap.split()]
+
+
+def wake(nap: str) -> None:
+    """End the one process that sleeps so, once it does: a job that waits for it goes on."""
+    for each in until(lambda: asleep(nap), f"somebody runs `{nap}`"):
+        each.send_signal(signal.SIGPIPE)  # of which no shell tells
 
 
 class Process:

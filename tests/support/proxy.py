@@ -87,7 +87,7 @@ class Proxy:
             link.cancel()
         await asyncio.gather(*links, return_exceptions=True)
 
-    async def wait_for_connections(self, count: int, timeout_s: float = 10) -> None:
+    async def wait_for_connections(self, count: int, timeout_s: float = 30) -> None:
         """Wait until exactly `count` connections are open."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: self.connections == count)

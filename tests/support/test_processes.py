@@ -1,6 +1,8 @@
 """Processes are waited for by what they print, and nothing of them is left behind."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.processes import clean_environment, free_port, running
+from tests.support.processes import asleep, clean_environment, free_port, running, wake
 
 PYTHON = sys.executable
 
@@ -79,7 +81,7 @@ def test_kills_the_whole_family() -> None:
         child = int(process.wait_for(r"child (\d+)\n").group(1))
         assert process.family() == {process.pid, child}
         child_process = psutil.Process(child)
-    child_process.wait(timeout=5)
+    child_process.wait(timeout=20)
     assert not process.family()
     assert process.exit_code == -signal.SIGKILL
 
@@ -97,7 +99,7 @@ def test_ends_with_the_test_run() -> None:
         assert run.stdout is not None
         orphan = psutil.Process(int(run.stdout.readline()))
         run.kill()
-        orphan.wait(timeout=5)
+        orphan.wait(timeout=20)
 
 
 def test_environment_holds_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,5 +112,15 @@ def test_environment_holds_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.M
         assert "EXTRA=1\n" in process.stdout
 
 
-def test_a_free_port_can_be_listened_on() -> None:
-    assert 1024 < free_port() < 65536
+def test_a_free_port_can_be_listened_on_and_is_handed_to_nobody_else() -> None:
+    first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    with socket.create_server(("127.0.0.1", free_port())) as server:
+        assert 1024 < server.getsockname()[1] < int(first)
+
+
+def test_a_job_that_waits_for_a_nap_goes_on_when_it_is_woken() -> None:
+    nap = f"sleep 1000.{os.getpid()}"
+    with running("bash", "-c", f"{nap}; echo on") as process:
+        wake(nap)
+        process.wait_for("^on$")
+        assert asleep(nap) == []

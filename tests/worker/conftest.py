@@ -14,6 +14,7 @@ from gridx.worker.agent import run_worker
 from gridx.worker.options import WorkerOptions
 from gridx.worker.sandbox.backends import Choice
 from tests.support.processes import Process, clean_environment
+from tests.support.waiting import until
 from tests.worker.coordinator import WAIT_S, Coordinator
 
 
@@ -52,8 +53,14 @@ StartWorker = Callable[..., RunningWorker]
 
 
 @pytest.fixture
-async def start_worker(tmp_path: Path) -> AsyncGenerator[StartWorker]:
-    """Starts workers with the options given, on one state folder; stops them in the end."""
+async def start_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[StartWorker]:
+    """Starts workers with the options given, on one state folder; stops them in the end.
+
+    What was lost they dial again soon: how long they wait is a test of the dialer.
+    """
+    monkeypatch.setattr("gridx.worker.connection.BACKOFF_FIRST_S", 0.02)
     async with AsyncExitStack() as stack:
 
         def start(*urls: str, **options: Any) -> RunningWorker:
@@ -70,6 +77,15 @@ async def start_worker(tmp_path: Path) -> AsyncGenerator[StartWorker]:
             return worker
 
         yield start
+
+
+async def ended_in(spool: Path) -> None:
+    """Wait until a file of the spool ends in `finished`; the disk has no event for it."""
+
+    def ended() -> bool:
+        return any(b"finished" in path.read_bytes() for path in spool.iterdir())
+
+    await asyncio.to_thread(until, ended, "the program has ended")
 
 
 class Workers:

@@ -18,7 +18,7 @@ from websockets.typing import Subprotocol
 from gridx.protocol.frames import SUBPROTOCOL, Codec, Frame, FromWorker, Hello
 from tests.worker.frames import welcome
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 F = TypeVar("F", bound=Frame)
 Greet = Callable[[Hello], Frame | None]
 

@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from gridx.clock import SystemClock
+from gridx.clock import Clock, SystemClock
 from gridx.domain.errors import GridError
 from gridx.domain.sandbox import Backend
 from gridx.tasks import Tasks
@@ -66,6 +66,7 @@ class Rig:
         sandbox: Instant | None = None,
         *,
         spool_bytes_max: int = SPOOL_BYTES_MAX,
+        clock: Clock | None = None,
     ) -> None:
         self.spool = Spool(folder, spool_bytes_max)
         self.dialer = Dialer([Address.parse(coordinator.url)], "t", trust(None), FastClock())
@@ -73,7 +74,7 @@ class Rig:
             Session(profile(), self.spool.open()),
             {Backend.BUBBLEWRAP: sandbox or Instant()},
             self.spool,
-            SystemClock(),
+            clock or SystemClock(),
             accepted=self._accepted,
             tell=lambda text: None,
         )

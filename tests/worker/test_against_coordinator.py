@@ -12,9 +12,10 @@ from gridx.worker.identity import Identity, StateDir
 from gridx.worker.sandbox.backends import Choice
 from gridx.worker.sandbox.bubblewrap import Bubblewrap
 from tests.server.running import PASSWORD, Api, Running, running, settings_for
-from tests.support.processes import free_port
+from tests.support.processes import free_port, wake
 from tests.support.proxy import proxy_to
-from tests.worker.conftest import RunningWorker, StartWorker
+from tests.worker.conftest import RunningWorker, StartWorker, ended_in
+from tests.worker.coordinator import WAIT_S
 from tests.worker.frames import WORKER
 
 Capture = pytest.CaptureFixture[str]
@@ -33,7 +34,7 @@ def alice(grid: Running) -> Api:
 
 async def until_status(api: Api, job_id: str, *statuses: str) -> dict[str, Any]:
     """The job once it is in one of `statuses`; the API's own wait is for final ones only."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_S):
         while True:
             answer = await asyncio.to_thread(api.get, f"/jobs/{job_id}/wait?timeout_s=0.05")
             job: dict[str, Any] = answer.json()
@@ -42,7 +43,7 @@ async def until_status(api: Api, job_id: str, *statuses: str) -> dict[str, Any]:
 
 
 async def done(api: Api, job_id: str) -> dict[str, Any]:
-    answer = await asyncio.to_thread(api.get, f"/jobs/{job_id}/wait?timeout_s=30")
+    answer = await asyncio.to_thread(api.get, f"/jobs/{job_id}/wait?timeout_s=60")
     job: dict[str, Any] = answer.json()
     assert job["finished_at"] is not None, job
     return job
@@ -54,7 +55,7 @@ async def submit(api: Api, code: str, **spec: Any) -> str:
 
 async def connected(api: Api, count: int = 1) -> list[dict[str, Any]]:
     """The user's workers that are there, once they are `count`."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_S):
         while True:
             answer = await asyncio.to_thread(api.get, "/workers")
             online = [w for w in answer.json()["items"] if w["status"] != "offline"]
@@ -214,14 +215,16 @@ async def test_a_cut_in_the_middle_of_a_job_runs_it_once(
 async def test_a_job_that_ends_while_the_coordinator_is_away_is_not_run_again(
     tmp_path: Path, start_worker: StartWorker
 ) -> None:
-    settings = settings_for(f"sqlite:///{tmp_path / 'grid.db'}", {"server.port": free_port()})
+    port = free_port()
+    settings = settings_for(f"sqlite:///{tmp_path / 'grid.db'}", {"server.port": port})
+    nap = f"sleep 1000.{port}"
     with running(settings) as grid:
         start_worker(grid.url, user_id="admin", password=PASSWORD)
         await connected(grid.admin)
-        job_id = await submit(grid.admin, "import time; time.sleep(1.5); print('done')")
+        job_id = await submit(grid.admin, f"{nap}; echo done", language="bash")
         await until_status(grid.admin, job_id, "running")
-    spool = tmp_path / "state" / "spool"
-    await asyncio.to_thread(_wait_for_end, spool)
+    await asyncio.to_thread(wake, nap)
+    await ended_in(tmp_path / "state" / "spool")
     with running(settings) as grid:
         job = await done(grid.admin, job_id)
         assert (job["status"], job["stdout"]) == ("succeeded", "done\n")
@@ -237,7 +240,7 @@ async def test_a_job_nobody_heard_of_since_its_assignment_arrives_whole(
         await connected(alice)
         proxy.freeze(back=False)
         job_id = await submit(alice, "print('all of it')")
-        await asyncio.to_thread(_wait_for_end, tmp_path / "state" / "spool")
+        await ended_in(tmp_path / "state" / "spool")
         await proxy.drop()
         proxy.resume()
         job = await done(alice, job_id)
@@ -262,24 +265,18 @@ async def test_a_worker_without_a_sandbox_runs_its_owners_jobs_only(
     assert (waits["status"], waits["attempts"]) == ("queued", [])
 
 
-def _wait_for_end(spool: Path) -> None:
-    """Until a file of the spool ends in `finished`; the disk has no event for it."""
-    for _ in range(10_000_000):
-        if any(b"finished" in path.read_bytes() for path in spool.iterdir()):
-            return
-    raise AssertionError("the program never ended")
-
-
 async def test_a_leaving_worker_hands_its_job_to_another(
     grid: Running, alice: Api, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     one = start_worker(grid.url, **WITH_PASSWORD)
     other = start_worker(grid.url, state_dir=tmp_path / "other", **WITH_PASSWORD)
     workers = {await worker.accepted(): worker for worker in (one, other)}
-    code = "import time\nprint('here', flush=True)\ntime.sleep(2)\nprint('there')"
-    job_id = await submit(alice, code)
+    nap = f"sleep 1000.{grid.url.rpartition(':')[2]}"
+    job_id = await submit(alice, f"echo here; {nap}; echo there", language="bash")
     job = await until_status(alice, job_id, "running")
     await workers[job["worker_id"]].stop()
+    await until_status(alice, job_id, "running")
+    await asyncio.to_thread(wake, nap)
     job = await done(alice, job_id)
     assert job["status"] == "succeeded"
     assert [attempt["status"] for attempt in job["attempts"]] == ["lost", "succeeded"]

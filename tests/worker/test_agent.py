@@ -23,9 +23,10 @@ from gridx.protocol.frames import (
 )
 from gridx.worker.events import LeaseKey
 from gridx.worker.identity import Identity, StateDir
+from tests.support.processes import wake
 from tests.support.proxy import proxy_to
-from tests.worker.conftest import StartWorker
-from tests.worker.coordinator import Connection, Coordinator
+from tests.worker.conftest import StartWorker, ended_in
+from tests.worker.coordinator import WAIT_S, Connection, Coordinator
 from tests.worker.frames import (
     WORKER,
     ack,
@@ -51,6 +52,12 @@ def spooled(tmp_path: Path) -> list[str]:
     return [path.name for path in (tmp_path / "state" / "spool").iterdir()]
 
 
+async def acknowledge(connection: Connection, *keys: LeaseKey) -> None:
+    """What a worker that stops would wait for."""
+    for key in keys:
+        await connection.say(ack(key))
+
+
 async def gone(tmp_path: Path, connection: Connection, key: LeaseKey) -> None:
     """Acknowledge, and wait until the worker has acted on it (its heartbeat comes afterwards)."""
     await connection.say(ack(key))
@@ -60,7 +67,7 @@ async def gone(tmp_path: Path, connection: Connection, key: LeaseKey) -> None:
 
 async def no_more_children_than(before: list[psutil.Process]) -> None:
     """Wait for the end of all others, leaving it to their parent to collect them."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_S):
         for child in set(psutil.Process().children()) - set(before):
             with suppress(ChildProcessError):
                 ended = os.WEXITED | os.WNOWAIT
@@ -146,6 +153,7 @@ async def test_more_than_fits_waits_its_turn(
     keys = [new_key() for _ in range(6)]
     await connection.say(assign(*keys))
     ends = [await connection.take(Finished) for _ in keys]
+    await acknowledge(connection, *keys)
     assert {LeaseKey.of(end) for end in ends} == set(keys)
     running: set[str] = set()
     for frame in connection.heard:
@@ -167,6 +175,7 @@ async def test_output_arrives_while_the_program_runs(
     await connection.say(cancel(key))
     end = await connection.take(Finished)
     assert end.reason == "cancelled"
+    await acknowledge(connection, key)
 
 
 @pytest.mark.parametrize("word", [drop, take_back])
@@ -186,26 +195,24 @@ async def test_what_is_taken_away_ends_and_says_no_more(
         pass
     await connection.say(one(other, "print(2)"))
     assert LeaseKey.of(await connection.take(Finished)) == other
+    await acknowledge(connection, other)
 
 
 async def test_a_time_limit_holds(coordinator: Coordinator, start_worker: StartWorker) -> None:
     start_worker(coordinator.url, token="t")
     connection = await coordinator.next()
-    await connection.say(one(new_key(), "while True: pass", timeout_s=0.3))
+    await connection.say(one(key := new_key(), "while True: pass", timeout_s=0.3))
     end = await connection.take(Finished)
     assert (end.reason, end.exit_code) == ("timeout", None)
+    await acknowledge(connection, key)
 
 
 # --------------------------------------------------------------------------------------- cuts
 
 
 async def test_a_cut_in_the_middle_of_a_job_loses_nothing_and_doubles_nothing(
-    coordinator: Coordinator,
-    start_worker: StartWorker,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    coordinator: Coordinator, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("gridx.worker.connection.BACKOFF_FIRST_S", 0.02)
     stored: dict[int, bytes] = {}
 
     def greet(hello: Hello) -> Frame:
@@ -214,15 +221,12 @@ async def test_a_cut_in_the_middle_of_a_job_loses_nothing_and_doubles_nothing(
         return welcome(keep=keep, heartbeat_s=0.1)
 
     coordinator.greet = greet
-    code = (
-        "import time\nprint('first', flush=True)\ntime.sleep(2)\n"
-        "print('second', flush=True)\ntime.sleep(0.2)\nprint('third')"
-    )
     async with proxy_to(coordinator.port) as proxy:
         start_worker(f"http://127.0.0.1:{proxy.port}", token="t")
         connection = await coordinator.next()
         key = new_key()
-        await connection.say(one(key, code))
+        nap = f"sleep 1000.{coordinator.port}"
+        await connection.say(one(key, f"echo first; {nap}; echo second; echo third", "bash"))
         first = await connection.take(Log)
         stored[first.number] = first.data
         await proxy.cut()
@@ -230,6 +234,7 @@ async def test_a_cut_in_the_middle_of_a_job_loses_nothing_and_doubles_nothing(
         proxy.resume()
         again = await coordinator.next()
         assert [LeaseKey.of(ref) for ref in coordinator.hellos[-1].running] == [key]
+        await asyncio.to_thread(wake, nap)
         end = await again.take(Finished)
         assert end.exit_code == 0
         for frame in again.heard:
@@ -251,7 +256,7 @@ async def test_a_result_of_the_time_without_a_connection_comes_afterwards(
         await connection.say(one(key, "import time; time.sleep(0.3); print('done')"))
         await connection.take(Started)
         await proxy.cut()
-        await asyncio.to_thread(_wait_for_end, tmp_path / "state" / "spool")
+        await ended_in(tmp_path / "state" / "spool")
         proxy.resume()
         again = await coordinator.next()
         hello = coordinator.hellos[-1]
@@ -261,26 +266,21 @@ async def test_a_result_of_the_time_without_a_connection_comes_afterwards(
         assert (await again.take(Finished)).exit_code == 0
 
 
-def _wait_for_end(spool: Path) -> None:
-    """Until a file of the spool ends in `finished`; the disk has no event for it."""
-    for _ in range(10_000_000):
-        if any(b"finished" in path.read_bytes() for path in spool.iterdir()):
-            return
-    raise AssertionError("the program never ended")
-
-
 async def test_a_coordinator_that_freezes_is_noticed(
     coordinator: Coordinator, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gridx.worker.connection.PING_S", 0.2)
     async with proxy_to(coordinator.port) as proxy:
-        start_worker(f"http://127.0.0.1:{proxy.port}", token="t")
-        await (await coordinator.next()).take(Heartbeat)
+        worker = start_worker(f"http://127.0.0.1:{proxy.port}", token="t")
+        await worker.accepted()
+        await proxy.wait_for_connections(1)
+        greeted = len(coordinator.hellos)
         proxy.freeze()
         await proxy.wait_for_connections(2)  # it tries anew, while the dead one still hangs
         await proxy.drop()
         proxy.resume()
-        await coordinator.next()
+        while len(coordinator.hellos) == greeted:
+            await coordinator.next()
 
 
 async def test_the_next_address_is_tried_when_one_is_dead(

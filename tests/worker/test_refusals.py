@@ -25,9 +25,8 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gridx.worker.agent.WELCOME_WITHIN_S", 1.0)
-    monkeypatch.setattr("gridx.worker.agent.PATIENCE_S", 0.5)
-    monkeypatch.setattr("gridx.worker.connection.ANSWER_S", 0.4)
+    monkeypatch.setattr("gridx.worker.agent.WELCOME_WITHIN_S", 2.5)
+    monkeypatch.setattr("gridx.worker.agent.PATIENCE_S", 2.0)
     monkeypatch.setattr("gridx.worker.connection.BACKOFF_UNWELCOMED_S", 0.02)
 
 
@@ -40,17 +39,26 @@ async def said(start_worker: StartWorker, capture: Capture, *urls: str, **option
 
 
 @pytest.mark.parametrize(
+    "status", [HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.BAD_REQUEST]
+)
+async def test_refused_at_the_door(
+    coordinator: Coordinator, start_worker: StartWorker, capsys: Capture, status: HTTPStatus
+) -> None:
+    coordinator.door = status
+    line = await said(start_worker, capsys, coordinator.url)
+    assert all(word in line for word in ("refused", "said at the door")), line
+    assert len(coordinator.tokens) == 1
+
+
+@pytest.mark.parametrize(
     ("status", "words"),
     [
-        (HTTPStatus.UNAUTHORIZED, ["refused", "said at the door"]),
-        (HTTPStatus.FORBIDDEN, ["refused", "said at the door"]),
-        (HTTPStatus.BAD_REQUEST, ["refused", "said at the door"]),
         (HTTPStatus.TOO_MANY_REQUESTS, ["no more tries", "said at the door"]),
         (HTTPStatus.SERVICE_UNAVAILABLE, ["cannot serve now", "said at the door"]),
     ],
 )
 @pytest.mark.usefixtures("impatient")
-async def test_refused_at_the_door(
+async def test_told_at_the_door_to_come_again(
     coordinator: Coordinator,
     start_worker: StartWorker,
     capsys: Capture,
@@ -79,7 +87,7 @@ async def test_refused_for_now_is_tried_again_and_then_told(
     capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gridx.worker.agent.WELCOME_WITHIN_S", 3.0)
+    monkeypatch.setattr("gridx.worker.agent.WELCOME_WITHIN_S", 4.0)
     coordinator.greet = lambda hello: Refused("The grid is full.", retry=True)
     assert "The grid is full." in await said(start_worker, capsys, coordinator.url)
     assert len(coordinator.hellos) > 1
@@ -130,7 +138,10 @@ async def test_nobody_there(start_worker: StartWorker, capsys: Capture) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_somebody_silent(start_worker: StartWorker, capsys: Capture) -> None:
+async def test_somebody_silent(
+    start_worker: StartWorker, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gridx.worker.connection.ANSWER_S", 0.4)
     async with silent_server() as port:
         line = await said(start_worker, capsys, f"http://127.0.0.1:{port}")
     assert "does not answer" in line

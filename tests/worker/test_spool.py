@@ -77,7 +77,7 @@ def test_forget_leaves_nothing_behind(spool: Spool) -> None:
     spool.forget(new_key())
     assert files(spool) == []
     assert spool.size == 0
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before  # what others forgot may be collected meanwhile
 
 
 def test_logs_are_read_again_from_any_number(spool: Spool) -> None:

@@ -20,10 +20,10 @@ from gridx.worker.apart.proxies import Warden
 from gridx.worker.sandbox.base import Limits, Outcome, Program, Sandbox, Stream, Wanted
 from tests.support.processes import is_alive
 from tests.worker import wardens
-from tests.worker.sandbox.runs import ATTEMPT, Ran, Watcher, bash, python, run
+from tests.worker.sandbox.runs import ATTEMPT, IN_TURN, Ran, Watcher, bash, python, run
 
 ON_MODULE = pytest.mark.asyncio(loop_scope="module")
-ENDS_WITHIN_S = 10
+ENDS_WITHIN_S = 30
 FOREVER = "import time\nprint('begun', flush=True)\ntime.sleep(60)"
 
 
@@ -50,9 +50,7 @@ async def test_output_comes_whole_and_in_order(kept: Sandbox) -> None:
     code = "for n in range(50_000): print(n)"
     ran = await python(kept, code, Limits(timeout_s=20.0))
     assert ran.stdout == b"".join(b"%d\n" % n for n in range(50_000))
-    mixed = await bash(
-        kept, "for n in 1 2 3; do echo out; sleep 0.1; echo err >&2; sleep 0.1; done"
-    )
+    mixed = await python(kept, IN_TURN)
     assert [stream for stream, _ in mixed.pieces] == [Stream.STDOUT, Stream.STDERR] * 3
 
 
@@ -91,15 +89,20 @@ async def test_a_run_that_is_given_up_ends(kept: Sandbox) -> None:
     program = Program("bash", "echo begun; sleep 60; true", ("given-up",))
     running = asyncio.ensure_future(run(kept, program, watcher=watcher))
     await watcher.until(b"begun")
-    everything = psutil.process_iter(["cmdline"])
-    sleeping = [each for each in everything if (each.info["cmdline"] or [])[-1:] == ["given-up"]]
-    assert len(sleeping) == 1
+    sleeping = _called("given-up")
+    assert sleeping
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     await asyncio.to_thread(psutil.wait_procs, sleeping, ENDS_WITHIN_S)
-    assert not is_alive(sleeping[0].pid)
+    assert not [each for each in sleeping if is_alive(each.pid)]
     assert (await python(kept, "print(1)")).end == (0, None)
+
+
+def _called(last_word: str) -> list[psutil.Process]:
+    """The processes whose command ends so: a shell, and for a moment also what becomes its child."""
+    everything = psutil.process_iter(["cmdline"])
+    return [each for each in everything if (each.info["cmdline"] or [])[-1:] == [last_word]]
 
 
 @ON_MODULE
@@ -131,6 +134,7 @@ async def test_in_the_end_nothing_of_it_is_left() -> None:
         assert len(family) > 1
         assert psutil.Process(warden.pid).name() == "gridx-warden"
     assert not is_alive(warden.pid)
+    await asyncio.to_thread(psutil.wait_procs, family, ENDS_WITHIN_S)
     assert not [each for each in family if is_alive(each.pid)]
 
 

@@ -7,7 +7,7 @@ from gridx.worker.sandbox.base import Limits
 from tests.worker.hostile.programs import PATIENT, SMALL, Expected, Hostile, limited
 
 _MB = 1 << 20
-_DISK = Limits(timeout_s=10.0, memory_mb=200, disk_mb=8)
+_DISK = Limits(timeout_s=40.0, memory_mb=200, disk_mb=8)
 _BRIEF = Limits(timeout_s=0.5, memory_mb=100, processes=24)
 
 _MEMORY = {
@@ -72,7 +72,7 @@ _DISK_FILLERS = {
     "files that are deleted but open": (
         "import os, time\nkeep = []\ntry:\n  for n in range(20):\n    f = open('x', 'wb', 0)\n"
         "    os.remove('x'); keep.append(f); f.write(b'x' * (1 << 20))\n    os.fsync(f)\n"
-        "    if f.tell() < 1 << 20: raise OSError\nexcept OSError: time.sleep(0.1); raise"
+        "    if f.tell() < 1 << 20: raise OSError\nexcept OSError: time.sleep(2); raise"
     ),
 }
 # A kernel of the job's own tells nobody of what it refused, and its forks share less memory.
@@ -191,7 +191,7 @@ PROGRAMS = [
             code,
             Reason.DISK_LIMIT,
             exit_code=1,
-            limits=_DISK if name == "pipes with names" else replace(_DISK, timeout_s=25.0),
+            limits=replace(_DISK, timeout_s=10.0) if name == "pipes with names" else _DISK,
             elsewhere={"gvisor": _PIPES_IN_MEMORY} if name == "pipes with names" else None,
         )
         for name, code in _DISK_FILLERS.items()

@@ -7,8 +7,8 @@ from gridx.domain.attempt import Reason
 from gridx.worker.sandbox.base import Limits
 
 REFUSED = b"refused\n"
-SMALL = Limits(timeout_s=10.0, memory_mb=100, disk_mb=20, processes=24, output_bytes=100_000)
-PATIENT = replace(SMALL, timeout_s=25.0)
+SMALL = Limits(timeout_s=20.0, memory_mb=100, disk_mb=20, processes=24, output_bytes=100_000)
+PATIENT = replace(SMALL, timeout_s=40.0)
 """For what makes so many calls that a kernel in user space takes its time."""
 
 PRELUDE = """

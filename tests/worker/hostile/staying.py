@@ -73,7 +73,7 @@ PROGRAMS = [
     Hostile(
         "answers TERM with more children",
         "import os, signal, time\nsignal.signal(15, lambda *_: os.fork())\n"
-        "signal.setitimer(signal.ITIMER_REAL, 2)\nwhile True: time.sleep(0.01)",
+        "signal.setitimer(signal.ITIMER_REAL, 4)\nwhile True: time.sleep(0.01)",
         ends=_TIMED_OUT,
         says=b"",
         limits=_BRIEF,

@@ -7,6 +7,20 @@ from gridx.domain.attempt import Reason
 from gridx.worker.sandbox.base import Limits, Outcome, Program, Sandbox, Stream
 
 ATTEMPT = "11111111-1111-4111-8111-111111111111"
+WITHIN_S = 60.0
+IN_TURN = """
+import fcntl, os, termios
+
+def say(stream, text):
+    os.write(stream, text)
+    while any(fcntl.ioctl(stream, termios.FIONREAD, bytes(4))):
+        pass  # of two pipes nobody knows which was written to first
+
+for number in 1, 2, 3:
+    say(1, b"out %d\\n" % number)
+    say(2, b"err %d\\n" % number)
+"""
+"""Writes to each of its streams in turn, as soon as what it wrote before was read."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Watcher:
 
     async def until(self, wanted: bytes) -> None:
         """Wait until the program has written `wanted` to stdout."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN_S):
             while wanted not in self.text(Stream.STDOUT):
                 self._changed.clear()
                 await self._changed.wait()
@@ -53,13 +67,13 @@ async def run(
     cancel: asyncio.Event | None = None,
     watcher: Watcher | None = None,
 ) -> Ran:
-    """Run `program` to its end, within half a minute."""
+    """Run `program` to its end, within a minute."""
     seen = watcher or Watcher()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WITHIN_S):
         outcome = await sandbox.run(
             ATTEMPT,
             program,
-            limits or Limits(timeout_s=10.0),
+            limits or Limits(timeout_s=WITHIN_S / 2),
             seen.emit,
             cancel or asyncio.Event(),
         )

@@ -18,7 +18,7 @@ async def test_an_end_is_heard_of_a_supervisor_that_was_asked_as_it_ended() -> N
         asking = asyncio.ensure_future(cell.answers())
         await asyncio.sleep(0)
         supervisor.send(wire.ENDED.pack(0, False, 1.0, 2.0, 3))  # and never reads the question
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await cell.ended == Ended(0, 3.0, 3)
         assert await asking
     cell.close()

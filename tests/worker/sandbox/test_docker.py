@@ -18,6 +18,7 @@ from gridx.worker.sandbox.docker.backend import Docker
 from gridx.worker.sandbox.docker.images import Pull
 from tests.support.docker import IMAGE, DockerEngine, docker_engine
 from tests.support.processes import running
+from tests.support.waiting import until
 from tests.worker.sandbox.runs import Watcher, bash, run
 
 pytestmark = [pytest.mark.xdist_group("docker")]
@@ -47,18 +48,23 @@ async def opened(docker: DockerEngine, **options: object) -> AsyncGenerator[Dock
 
 async def until_there_are(docker: DockerEngine, count: int) -> list[str]:
     """Wait until the engine has exactly so many containers."""
-    async with asyncio.timeout(20):
-        while len(found := await asyncio.to_thread(docker.containers)) != count:
-            continue
-    return found
+
+    def found() -> tuple[list[str]] | None:
+        there = docker.containers()
+        return (there,) if len(there) == count else None
+
+    (there,) = await asyncio.to_thread(until, found, f"there are {count} containers")
+    return there
 
 
 async def until_they_wait(sandbox: Docker, count: int) -> set[str]:
     """Wait until so many containers wait for a program; their ids."""
-    async with asyncio.timeout(20):
-        while sandbox._pool is None or len(sandbox._pool._waiting) != count:
-            await asyncio.to_thread(lambda: None)
-    return {each.identity for each in sandbox._pool._waiting}
+    await asyncio.to_thread(until, lambda: len(waiting(sandbox)) == count, "so many wait")
+    return waiting(sandbox)
+
+
+def waiting(sandbox: Docker) -> set[str]:
+    return {each.identity for each in (tuple(sandbox._pool._waiting) if sandbox._pool else ())}
 
 
 def inspect(docker: DockerEngine, container: str) -> dict[str, dict[str, object]]:
@@ -101,12 +107,11 @@ async def test_containers_wait_and_are_used_once(docker: DockerEngine) -> None:
 
 async def test_those_that_wait_are_of_the_shape_of_the_last_job(docker: DockerEngine) -> None:
     async with opened(docker, waiting_max=1) as sandbox:
-        (first,) = await until_there_are(docker, 1)
+        first = await until_they_wait(sandbox, 1)
         await run(sandbox, Program("bash", "exit 0"), Limits(memory_mb=77))
-        async with asyncio.timeout(20):
-            while (found := await until_there_are(docker, 1)) == [first]:
-                continue
-        memory = inspect(docker, found[0])["HostConfig"]["Memory"]
+        await asyncio.to_thread(until, lambda: waiting(sandbox) - first, "another one waits")
+        (found,) = await until_they_wait(sandbox, 1)
+        memory = inspect(docker, found)["HostConfig"]["Memory"]
     assert memory == (77 + 256 + 8) << 20
 
 
@@ -149,7 +154,7 @@ async def test_all_dies_with_the_worker_and_the_next_one_sweeps_up(docker: Docke
         from gridx.worker.sandbox.base import Enforcement, Limits, Program
         from gridx.worker.sandbox.docker.backend import Docker
 
-        def said(stream, piece): print(piece.decode(), flush=True)
+        said = asyncio.Event()
 
         async def main():
             sandbox = Docker(socket=Path("{docker.socket}"), image="{IMAGE}", waiting_max=1)
@@ -157,7 +162,16 @@ async def test_all_dies_with_the_worker_and_the_next_one_sweeps_up(docker: Docke
             # A job that stops what would notice that the worker is gone.
             job = "for p in /proc/[0-9]*; do grep -qx cat $p/comm && kill -STOP ${{p#/proc/}}; done"
             program = Program("bash", job + "; echo ready; sleep 999")
-            await sandbox.run("a", program, Limits(timeout_s=99), said, asyncio.Event())
+            hear = lambda stream, piece: said.set()
+            limits = Limits(timeout_s=99)
+            run = asyncio.ensure_future(
+                sandbox.run("a", program, limits, hear, asyncio.Event())
+            )
+            await said.wait()
+            while len(sandbox._pool._waiting) != 1:  # one that is half made would stay as it is
+                await asyncio.sleep(0.02)
+            print("ready", flush=True)
+            await run
 
         asyncio.run(main())
     """
@@ -176,7 +190,7 @@ async def test_what_a_living_worker_uses_is_not_swept(docker: DockerEngine) -> N
         (waiting,) = await until_there_are(docker, 1)
         other = Docker(socket=docker.socket, image=IMAGE, waiting_max=0)
         await other.open()
-        assert docker.containers() == [waiting]
+        assert await until_there_are(docker, 1) == [waiting]
         await other.close()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ async def test_a_cancel_while_the_jobs_kernel_starts(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("victim", ["runsc-sandbox", "runsc-gofer"])
 async def test_what_dies_of_it_harms_one_attempt_only(sandbox: Sandbox, victim: str) -> None:
-    watcher, limits = Watcher(), Limits(timeout_s=10.0)
+    watcher, limits = Watcher(), Limits(timeout_s=20.0)
     async with asyncio.TaskGroup() as tasks:
         job = tasks.create_task(run(sandbox, Program("bash", WAITS), limits, watcher=watcher))
         await watcher.until(b"ready")
@@ -112,9 +113,10 @@ def _of_runsc(name: str = "") -> list[int]:
     """The processes of `runsc` below this one, or those of them that are called `name`."""
     found: list[int] = []
     for pid in traces.descendants(os.getpid()):
-        called = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
-        if Path(called).name == name or (not name and "runsc" in called):
-            found.append(pid)
+        with suppress(OSError):  # it has just ended
+            called = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+            if Path(called).name == name or (not name and "runsc" in called):
+                found.append(pid)
     return found
 
 

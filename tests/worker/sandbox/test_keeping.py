@@ -75,11 +75,11 @@ async def work(folders: Folders) -> AsyncGenerator[int]:
     handle = os.open(folders.work, os.O_PATH)
     before = _open_files()
     yield handle
-    assert _open_files() == before
     for each in threading.enumerate():
         if each.name.startswith("collector"):
-            each.join(10.0)
+            each.join(30.0)
             assert not each.is_alive()
+    assert _open_files() <= before  # what others forgot may be collected meanwhile
     os.close(handle)
 
 
@@ -185,7 +185,8 @@ async def test_files_of_a_job_however_it_ends(
     sandbox: Bubblewrap, folders: Folders, ending: str, end: tuple[int | None, Reason | None]
 ) -> None:
     code = f"mkdir out; echo one > out/a; echo two > out/b; echo no > c; {ending}"
-    ran = await _ran(sandbox, folders, code, Limits(timeout_s=1.0, disk_mb=20))
+    timeout_s = 3.0 if Reason.TIMEOUT in end else 20.0
+    ran = await _ran(sandbox, folders, code, Limits(timeout_s=timeout_s, disk_mb=20))
     assert ran.end == end, ran
     assert folders.emptied(ran.outcome) == {"out/a": b"one\n", "out/b": b"two\n"}
 
@@ -194,7 +195,8 @@ async def test_a_daemon_of_the_job_is_gone_before_its_files_are_taken(
     sandbox: Bubblewrap, folders: Folders
 ) -> None:
     code = (
-        "mkdir out; setsid bash -c 'while :; do echo x >> out/a; done' & sleep 0.2; echo x > out/b"
+        "mkdir out; setsid bash -c 'while :; do echo x >> out/a; done' &"
+        " until [ -s out/a ]; do sleep 0.02; done; echo x > out/b"
     )
     ran = await _ran(sandbox, folders, code)
     assert ran.end == (0, None), ran

@@ -80,7 +80,7 @@ async def test_disk_is_bounded_in_files_too(sandbox: Sandbox) -> None:
 async def test_a_disk_that_was_full_for_a_while(sandbox: Sandbox) -> None:
     code = (
         f"import os, sys, time\ntry: open('x', 'wb').write(b'x' * (30 * {MB}))\n"
-        "except OSError: time.sleep(0.1); os.remove('x'); sys.exit(4)"
+        "except OSError: time.sleep(2); os.remove('x'); sys.exit(4)"  # long enough to be seen
     )
     ran = await python(sandbox, code, Limits(disk_mb=20))
     assert ran.end == (4, Reason.DISK_LIMIT), ran
@@ -152,28 +152,28 @@ async def test_an_output_flood(sandbox: Sandbox) -> None:
     ran = await bash(sandbox, "yes & yes >&2 & yes", Limits(output_bytes=1 << 20))
     assert ran.end == (None, Reason.OUTPUT_LIMIT)
     assert max(len(ran.stdout), len(ran.stderr)) == 1 << 20
-    assert ran.outcome.usage.wall_s < 8
+    assert ran.outcome.usage.wall_s < 20
 
 
 async def test_time(sandbox: Sandbox) -> None:
-    ran = await bash(sandbox, "echo on; sleep 60", Limits(timeout_s=2.0))
+    ran = await bash(sandbox, "echo on; sleep 60", Limits(timeout_s=3.0))
     assert ran.end == (None, Reason.TIMEOUT)
     assert ran.stdout == b"on\n"
-    assert 2.0 <= ran.outcome.usage.wall_s < 2.0 + GRACE_S
+    assert 3.0 <= ran.outcome.usage.wall_s < 3.0 + GRACE_S
 
 
 async def test_a_job_may_tidy_up_when_its_time_is_over(sandbox: Sandbox) -> None:
     code = "trap 'echo tidied; exit 0' TERM; while :; do sleep 0.05; done"
-    ran = await bash(sandbox, code, Limits(timeout_s=2.0))
+    ran = await bash(sandbox, code, Limits(timeout_s=3.0))
     assert ran.end == (None, Reason.TIMEOUT)
     assert ran.stdout == b"tidied\n"
 
 
 async def test_term_reaches_daemons_of_the_job(sandbox: Sandbox) -> None:
     code = (
-        "trap 'sleep 0.5; exit' TERM; setsid bash -c "
+        "trap 'wait $daemon; exit' TERM; setsid bash -c "
         "\"trap 'echo daemon; exit' TERM; echo ready; while :; do sleep 0.05; done\" &"
-        " while :; do sleep 0.05; done"
+        " daemon=$!; while :; do sleep 0.05; done"
     )
     ran = await _cancel_when_ready(sandbox, Program("bash", code))
     assert (ran.end, ran.stdout) == ((None, Reason.CANCELLED), b"ready\ndaemon\n"), ran
@@ -205,13 +205,14 @@ async def test_a_job_that_stopped_itself_is_ended(sandbox: Sandbox) -> None:
 async def test_cancel(sandbox: Sandbox) -> None:
     ran = await _cancel_when_ready(sandbox, Program("python", f"{READY}\n{WAIT}"))
     assert ran.end == (None, Reason.CANCELLED)
-    assert ran.outcome.usage.wall_s < GRACE_S
+    assert ran.outcome.usage.wall_s < 20
 
 
 async def test_a_cpu_quota(sandbox: Sandbox) -> None:
     ran = await python(sandbox, "while True: pass", Limits(timeout_s=1.0, cpus=0.25))
     assert ran.end == (None, Reason.TIMEOUT)
-    assert ran.outcome.usage.cpu_s < 0.45
+    usage = ran.outcome.usage
+    assert usage.cpu_s < 0.2 + 0.25 * usage.wall_s
 
 
 async def _cancel_when_ready(sandbox: Sandbox, program: Program) -> Ran:

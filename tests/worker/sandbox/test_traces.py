@@ -6,6 +6,7 @@ import select
 import signal
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -196,7 +197,7 @@ async def test_all_dies_with_the_worker_and_the_next_one_sweeps_up(
     assert _groups_of(worker.pid) or (v1.find() or v2.find()) is None
     worker.kill()
     await worker.wait()
-    for pid in started:
+    for pid in started | _living_in(_groups_of(worker.pid)):
         await asyncio.to_thread(_wait_until_gone, pid)
     sandbox = kind(waiting_max=0)
     await sandbox.open()
@@ -208,12 +209,23 @@ def _groups_of(pid: int) -> list[Path]:
     return [each for each in traces.own_groups() if each.name.split("-")[1] == str(pid)]
 
 
+def _living_in(groups: list[Path]) -> set[int]:
+    """The processes in these groups, among them those that a worker made as it was killed."""
+    found: set[int] = set()
+    for each in groups:
+        for listed in each.rglob("cgroup.procs"):
+            with suppress(OSError):  # the kernel has just removed it
+                found |= {int(pid) for pid in listed.read_text().split()}
+    return found
+
+
 def _running(word: str) -> int:
     """The first process below this one that has `word` on its command line."""
     for pid in sorted(traces.descendants(os.getpid())):
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        if word in (*words[1:], Path(words[0]).name):
-            return pid
+        with suppress(OSError):  # it has just ended
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            if word in (*words[1:], Path(words[0]).name):
+                return pid
     raise AssertionError(f"no process has {word!r} on its command line")
 
 
@@ -237,7 +249,7 @@ def _wait_until_gone(pid: int) -> None:
     except OSError:  # it is gone, or (by older kernels) going
         return
     try:
-        gone, _, _ = select.select([descriptor], [], [], 10)
+        gone, _, _ = select.select([descriptor], [], [], 30)
     finally:
         os.close(descriptor)
     assert gone, f"process {pid} still lives"

@@ -12,6 +12,8 @@ from gridx.worker.sandbox.cgroups import groups
 _GROUPS = Path("/sys/fs/cgroup")
 _SERVERS = {"postgres"}
 """Those of other tests start and end processes of their own as they like."""
+TEST_DISK = "gridx-test-disk"
+"""What a test mounts for itself, perhaps in another process at the same time."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,16 @@ def count() -> Traces:
         processes=frozenset(
             each for each in descendants(os.getpid()) if _name(each) not in _SERVERS
         ),
-        mounts=len(Path("/proc/self/mountinfo").read_text().splitlines()),
+        mounts=sum(TEST_DISK not in line for line in _mounts()),
         control_groups=sum(
             len(list(each.glob("attempt-*"))) for each in own_groups() if _is_ours(each)
         ),
         descriptors=frozenset(_descriptors()),
     )
+
+
+def _mounts() -> list[str]:
+    return Path("/proc/self/mountinfo").read_text().splitlines()
 
 
 def _name(pid: int) -> str:
