@@ -448,7 +448,7 @@ def test_assignments_are_split_below_8_mib(own: Running) -> None:
     got: list[str] = []
     with worker(own, alice.token) as it:
         while len(got) < 10:
-            data = it.socket.recv(timeout=10)
+            data = it.socket.recv(timeout=20)
             assert len(data) <= frames.FRAME_BYTES_MAX
             frame = it.codec.from_coordinator(data)
             for attempt in frame.attempts if isinstance(frame, frames.Assign) else ():
