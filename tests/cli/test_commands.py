@@ -58,8 +58,11 @@ def test_a_batch_from_a_file(alice: Person, tmp_path: Path) -> None:
     assert [alice.ok("logs", job) for job in jobs] == ["0\n", "1\n", "2\n"]
     file.write_text(json.dumps([{"code": SLEEP}] * 2))
     batch = alice.json("submit", "--batch", str(file))["batch_id"]
-    assert len(alice.json("ps", "--batch", batch)) == 2
+    sleepers = [each["job_id"] for each in alice.json("ps", "--batch", batch)]
+    assert len(sleepers) == 2
     assert alice.ok("cancel", "--batch", batch) == "2 jobs cancelled\n"
+    ended = alice.gridx("wait", *sleepers).stdout  # what runs is paid for when it has ended
+    assert ended.split() == [word for job in sleepers for word in (job, "cancelled")]
     file.write_text(json.dumps([{"code": "1"}, {"code": ""}]))
     refused = alice.gridx("submit", "--batch", str(file))
     assert refused.returncode == 1

@@ -59,7 +59,7 @@ def test_cancelling(client: Client) -> None:
     job = client.submit(SLOW)
     assert isinstance(next(job.follow()), LogPiece)
     assert job.cancel().cancel_requested
-    assert job.wait(10).status == "cancelled"
+    assert job.wait(30).status == "cancelled"
     with pytest.raises(Conflict):
         job.cancel()
 
@@ -69,7 +69,7 @@ def test_waiting_gives_up_in_time(client: Client) -> None:
     with pytest.raises(TimeoutError, match=r"after 0\.2 s"):
         job.wait(0.2)
     job.cancel()
-    job.wait(10)
+    job.wait(30)
 
 
 def test_a_final_job_again(client: Client) -> None:

@@ -63,8 +63,15 @@ class Api:
 class Running:
     """A coordinator that serves until it is told to stop."""
 
-    def __init__(self, it: Serving, client: httpx2.Client, stop: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        it: Serving,
+        client: httpx2.Client,
+        loop: asyncio.AbstractEventLoop,
+        stop: Callable[[], object],
+    ) -> None:
         self.stop = stop
+        self._loop = loop
         self.url = it.url
         self.serving = it
         self.client = client
@@ -84,6 +91,11 @@ class Running:
         answer = self.client.post("/users", json={"user_id": name, "password": PASSWORD})
         assert answer.status_code == 201, answer.text
         return self.log_in(name)
+
+    def quiet(self) -> None:
+        """Wait until it has noticed that no client is at a stream or a wait any more."""
+        gone = self.serving.parts.streams.none_taken()
+        asyncio.run_coroutine_threadsafe(gone, self._loop).result(20)
 
     def fingerprint(self) -> tuple[object, ...]:
         """What must not change when nothing may have changed."""
@@ -136,7 +148,7 @@ def running(settings: Settings) -> Generator[Running]:
         if failed:
             raise failed[0]
         with httpx2.Client(base_url=found[0].url, timeout=60) as client:
-            yield Running(found[0], client, tell)
+            yield Running(found[0], client, handle[0][0], tell)
     finally:
         if not failed and thread.is_alive():
             tell()

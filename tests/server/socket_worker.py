@@ -44,7 +44,7 @@ class SocketWorker:
         data = self.codec.encode(frame)
         self.socket.send(data.decode() if self.codec.text else data)
 
-    def receive(self, timeout_s: float = 10) -> Frame:
+    def receive(self, timeout_s: float = 20) -> Frame:
         """The next frame; raises `ConnectionClosed` at the end."""
         return self.codec.from_coordinator(self.socket.recv(timeout=timeout_s))
 
@@ -94,7 +94,7 @@ class SocketWorker:
         """The close code and reason, after reading whatever came before."""
         with contextlib.suppress(ConnectionClosed):
             while True:
-                self.socket.recv(timeout=15)
+                self.socket.recv(timeout=20)
         assert self.socket.close_code is not None
         return self.socket.close_code, self.socket.close_reason or ""
 

@@ -201,6 +201,7 @@ def test_an_empty_object_takes_no_room_while_a_wait_lasts(shared: Running, alice
     job_id = alice.submit()
     padded = b"{" + b" " * (LIMIT - 2) + b"}"
     bodies = shared.serving.parts.bodies
+    shared.quiet()
 
     with httpx2.Client(base_url=shared.url, timeout=60) as client:
         asking = Api(client, alice.user_id, alice.token)

@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import json
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,17 +102,54 @@ async def test_streams_and_sockets_end_soon_after_their_token_expires(tmp_path: 
         clock.advance(31 * 86_400)
         moved = TOKEN_CHECK_S
         rest = asyncio.Task(read_all(lines))
-        while not rest.done():
+        while not rest.done() and moved < 10:
             moved += 0.5
             clock.advance(0.5)
             await asyncio.wait({rest}, timeout=0.05)
+        async with asyncio.timeout(20):  # from here on the clock stands still
+            await rest
         last = CODEC.from_coordinator(await socket.recv())
         assert isinstance(last, frames.Disconnect)
         with pytest.raises(ConnectionClosed):
             await socket.recv()
         answer = await it.client.get("/jobs", headers=it.headers)
         assert answer.status_code == 401
-    assert moved <= 10
+
+
+async def test_the_stream_of_all_events_misses_nothing_behind_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the store is slow: what it begins behind is known before its answer begins."""
+    monkeypatch.setattr("gridx.server.streams.FIRST_ITEM_S", 0)
+    async with served(tmp_path, ManualClock()) as it, AsyncExitStack() as stack:
+        await submit(it)  # the token is known from here on
+        slow, goes_on = threading.Event(), threading.Event()
+
+        def hold_up(_: object) -> None:
+            slow.set()
+            assert goes_on.wait(20)
+
+        reading = asyncio.ensure_future(it.it.grid._database.read(hold_up))
+        await asyncio.to_thread(slow.wait, 20)
+        opening = asyncio.Task(stack.enter_async_context(it.events()))
+        for _ in range(20):
+            await it.client.get("/nothing")
+        begun = opening.done()
+        early = await submit(it)
+        goes_on.set()
+        await reading
+        lines = await opening
+        late = await submit(it)
+        async with asyncio.timeout(20):
+            while not (line := await anext(lines)).startswith("data: "):
+                pass
+        assert json.loads(line.removeprefix("data: "))["job_id"] == (early if begun else late)
+
+
+async def submit(it: Served) -> str:
+    answer = await it.client.post("/jobs", json={"code": "1"}, headers=it.headers)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["job_id"]
 
 
 async def next_of(lines: AsyncIterator[str]) -> str:

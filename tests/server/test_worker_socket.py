@@ -267,7 +267,8 @@ def test_nonsense_closes_with_1008_and_a_reason(
 ) -> None:
     before = errors(shared)
     with worker(shared, alice.token) as it:
-        it.socket.send(NONSENSE[name])
+        with contextlib.suppress(ConnectionClosed):  # before all of a large frame was taken
+            it.socket.send(NONSENSE[name])
         code, reason = it.closing()
 
     assert (code, bool(reason)) == (1008, True)
@@ -448,7 +449,7 @@ def test_assignments_are_split_below_8_mib(own: Running) -> None:
     got: list[str] = []
     with worker(own, alice.token) as it:
         while len(got) < 10:
-            data = it.socket.recv(timeout=10)
+            data = it.socket.recv(timeout=20)
             assert len(data) <= frames.FRAME_BYTES_MAX
             frame = it.codec.from_coordinator(data)
             for attempt in frame.attempts if isinstance(frame, frames.Assign) else ():

@@ -64,7 +64,7 @@ async def test_a_silent_server_is_away_for_all_who_wait(distant: Database, proxy
     proxy.freeze()
     callers = [distant.write(open_account(f"lost {n}")) for n in range(25)]
     callers += [distant.read(lambda connection: None) for _ in range(25)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         answers = await asyncio.gather(*callers, return_exceptions=True)
     assert {str(answer) for answer in answers} == {AWAY}
     assert {type(answer) for answer in answers} == {Unavailable}

@@ -162,20 +162,23 @@ class Watch:
         if self._ages.output_is_gone(job.finished_at, self._clock.now()):
             raise NotFound("The output of this job has aged out: this grid keeps it no longer")
 
+    async def newest_event(self, who: Principal) -> int:
+        """The number of the caller's newest event: what comes from now on lies behind it."""
+        who.need(Scope.JOBS)
+        return await self._database.read(lambda c: events.last_number(c, who.user_id))
+
     async def follow_events(
         self, who: Principal, job_id: str | None, after: int | None
     ) -> AsyncIterator[JobEvent]:
-        """Changes of the caller's jobs (or of one job) behind number `after`.
+        """Changes of the caller's jobs (or of one job) behind number `after`, or from the first.
 
-        Without `after`, one job's events come from its beginning and all jobs' from now on. The
-        stream of one job ends with its final event.
+        The stream of one job ends with its final event.
         """
         who.need(Scope.JOBS)
-        user_id, last = await self._database.read(
-            lambda connection: self._first(connection, who, job_id)
-        )
-        if after is not None:
-            last = after
+        user_id, last = who.user_id, after or 0
+        if job_id is not None:
+            job = await self._database.read(lambda c: visible_job(c, who, job_id))
+            user_id = job.user_id
         listener = self._bus.listen(user_topic(user_id))
         try:
             while True:
@@ -193,12 +196,6 @@ class Watch:
                     await listener.wait(POLL_S)
         finally:
             listener.close()
-
-    @staticmethod
-    def _first(connection: Connection, who: Principal, job_id: str | None) -> tuple[str, int]:
-        if job_id is None:
-            return who.user_id, events.last_number(connection, who.user_id)
-        return visible_job(connection, who, job_id).user_id, 0
 
 
 def visible_job(connection: Connection, who: Principal, job_id: str) -> Job:

@@ -56,17 +56,19 @@ async def get_logs(call: Call, job_id: JobId, query: Annotated[LogsQuery, Query(
 @operations.add("GET", "/jobs/{job_id}/events", refusals=(404,), media_types=(SSE,))
 async def follow_job(call: Call, job_id: JobId) -> ASGIApp:
     """The changes of one job's state, from its first or from after `Last-Event-ID`."""
-    changes = _job_events(call, job_id)
+    after = _resume_events(call)
     await call.grid.jobs.get(call.who, job_id)
-    return EventStream(call, changes)
+    return EventStream(call, _states(call, job_id, after))
 
 
 @operations.add("GET", "/events", media_types=(SSE,))
 async def follow_jobs(call: Call) -> ASGIApp:
     """The changes of state of all the caller's jobs, from now or from after `Last-Event-ID`."""
-    changes = _job_events(call, None)
+    after = _resume_events(call)
+    if after is None:  # before the answer begins: who has that misses nothing that comes behind it
+        after = await call.grid.watch.newest_event(call.who)
     call.who.need(Scope.JOBS)
-    return EventStream(call, changes)
+    return EventStream(call, _states(call, None, after))
 
 
 def _resume(call: Call) -> str | None:
@@ -94,11 +96,11 @@ async def _log_events(
             yield event(piece.stream, data, piece.event_id)
 
 
-def _job_events(call: Call, job_id: str | None) -> AsyncIterator[bytes]:
+def _resume_events(call: Call) -> int | None:
     resume = _resume(call)
     if resume and not (resume.isdigit() and len(resume) <= 18):
         raise _no_event_id("the id of an event of this stream")
-    return _states(call, job_id, int(resume) if resume else None)
+    return int(resume) if resume else None
 
 
 async def _states(call: Call, job_id: str | None, after: int | None) -> AsyncIterator[bytes]:
