@@ -38,8 +38,11 @@ class Clock(Protocol):
         """256 fresh random bits as URL-safe text."""
         ...
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait `seconds` of this clock's time."""
+    async def sleep(self, seconds: float) -> float:
+        """Wait `seconds` of this clock's time; gives by how many it took longer than that.
+
+        More than a moment of it is time in which this process stood still.
+        """
         ...
 
 
@@ -60,8 +63,10 @@ class SystemClock:
     def new_secret(self) -> str:
         return secrets.token_urlsafe(32)
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> float:
+        until = time.monotonic() + seconds
         await asyncio.sleep(seconds)
+        return max(0.0, time.monotonic() - until)
 
 
 class ManualClock:
@@ -73,7 +78,7 @@ class ManualClock:
         self._now = start
         self._monotonic = 0.0
         self._random = random.Random(seed)
-        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+        self._sleepers: list[tuple[float, asyncio.Future[float]]] = []
 
     def now(self) -> int:
         return self._now
@@ -87,22 +92,25 @@ class ManualClock:
     def new_secret(self) -> str:
         return f"{self._random.getrandbits(256):064x}"
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> float:
         if seconds <= 0:
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            return 0.0
+        future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._sleepers.append((self._monotonic + seconds, future))
-        await future
+        return await future
 
-    def advance(self, seconds: float) -> None:
-        """Move both clocks on and wake whoever slept until then."""
+    def advance(self, seconds: float, *, asleep: bool = False) -> None:
+        """Move both clocks on and wake whoever slept until then.
+
+        They wake in time, as if it had passed in small steps; late, if the process was `asleep`.
+        """
         self._now += round(seconds * MICROSECONDS)
         self._monotonic += seconds
-        due = [f for at, f in self._sleepers if at <= self._monotonic]
+        due = [(at, f) for at, f in self._sleepers if at <= self._monotonic]
         self._sleepers = [(at, f) for at, f in self._sleepers if at > self._monotonic]
-        for future in due:
+        for at, future in due:
             if not future.done():
-                future.set_result(None)
+                future.set_result(self._monotonic - at if asleep else 0.0)
 
     def jump(self, seconds: float) -> None:
         """Move the wall clock alone, as a time server or an administrator does."""

@@ -286,6 +286,37 @@ async def test_a_clock_that_jumps_takes_no_lease(
         assert (await driver.final(alice, key.job_id)).job.status is JobStatus.SUCCEEDED
 
 
+async def test_a_coordinator_that_stood_still_takes_no_lease(
+    driver: Driver, alice: Principal, bob: Principal, hand: Hand
+) -> None:
+    away = await driver.worker(bob)
+    token = await driver.token_of(away)
+    here = await started(driver, alice, hand)
+    there = await started(driver, alice, away)
+    for _ in range(4):  # the reaper trusts by then what it sees
+        driver.clock.advance(10)
+        await hand.heartbeat(here)
+        await away.heartbeat(there)
+        await driver.grid._reaper.tick()
+    resting = asyncio.ensure_future(driver.grid._reaper._rest())
+    await asyncio.sleep(0)
+    driver.clock.advance(LEASE_S + 5, asleep=True)
+    await asyncio.sleep(0)
+    assert not resting.done(), "what came meanwhile is read first"
+    await away.gone()
+    await hand.heartbeat(here)
+    driver.clock.advance(2)
+    await resting
+    await driver.grid._reaper.tick()
+    for key in (here, there):
+        assert await statuses(driver, alice, key.job_id) == [AttemptStatus.RUNNING]
+    back = await driver.worker(token, running=[there])
+    for one, key in ((hand, here), (back, there)):
+        await one.report(finished(key))
+        await one.told("ack", key)
+        assert (await driver.final(alice, key.job_id)).job.status is JobStatus.SUCCEEDED
+
+
 async def test_a_clock_that_was_ahead_keeps_no_lease_of_a_dead_worker(
     driver: Driver, alice: Principal, hand: Hand
 ) -> None:

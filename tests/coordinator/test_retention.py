@@ -47,8 +47,9 @@ async def rich(driver: Driver) -> Principal:
 class Sleepless(ManualClock):
     """Pauses pass by themselves."""
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> float:
         assert seconds == retention._PAUSE_S
+        return 0.0
 
 
 async def sweep(driver: Driver, ages: Retention = AGES) -> None:

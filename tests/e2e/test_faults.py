@@ -74,6 +74,31 @@ def test_a_coordinator_killed_in_the_middle(open_house: OpenHouse) -> None:
     assert job["status"] == "succeeded"
 
 
+async def test_a_coordinator_that_stands_still_for_longer_than_a_lease(
+    open_house: OpenHouse,
+) -> None:
+    house = open_house(GRIDX_LEASES__LEASE_S="8")  # the worker's backoff is shorter
+    alice = house.person("alice")
+    house.person("olive")
+    async with proxy_to(house.port) as proxy:
+        worker = house.start_worker("olive", url=f"http://127.0.0.1:{proxy.port}")
+        await asyncio.to_thread(until, lambda: house.is_online(worker), "it is online")
+        code = f"echo up; sleep {(nap := '10.017')}; echo end"
+        job_id = await asyncio.to_thread(alice.submit, code, language="bash")
+        await asyncio.to_thread(alice.printed, job_id, "up")
+        sleeper = await asyncio.to_thread(until, lambda: the_one(worker, nap), "it sleeps")
+        assert house.process is not None
+        house.process.suspend()
+        await proxy.cut()  # as a worker does that hears nothing for so long
+        await asyncio.to_thread(psutil.wait_procs, [sleeper], 60)
+        house.process.resume()
+        proxy.resume()
+        job = await asyncio.to_thread(alice.final, job_id)
+        assert (job["status"], job["stdout"]) == ("succeeded", "up\nend\n")
+        assert [each["status"] for each in job["attempts"]] == ["succeeded"]
+        await asyncio.to_thread(worker.process.stop)
+
+
 async def test_a_network_cut_in_the_middle(open_house: OpenHouse) -> None:
     # Processes die with the thread that started them: not in one of the loop's. The lease outlasts
     # any pause of the worker's backoff, so that coming back late is not what this shows.

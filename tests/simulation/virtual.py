@@ -260,10 +260,12 @@ class VirtualClock(ManualClock):
     def new_secret(self) -> str:
         return f"{self._draws.getrandbits(256):064x}"
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> float:
+        until = self._loop.time() + max(0.0, seconds)
         woken: asyncio.Future[None] = self._loop.create_future()
-        timer = self._loop.call_later(max(0.0, seconds), _answer, woken, [None], None)
+        timer = self._loop.call_at(until, _answer, woken, [None], None)
         try:
             await woken
         finally:
             timer.cancel()
+        return self._loop.time() - until

@@ -2,13 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
+import threading
+from collections.abc import AsyncGenerator, Callable, Collection
 
 import pytest
 from sqlalchemy import Connection, select, text
+from structlog.testing import capture_logs
 
 from gridx.domain.errors import Unavailable
 from gridx.storage.database import AWAY, UNKNOWN, Database
+from gridx.storage.pulse import _PATIENCE_S, Pulse
 from gridx.storage.tables import balances
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Proxy, proxy_to
@@ -124,6 +127,27 @@ async def test_a_slow_statement_of_a_server_that_answers_is_left_in_peace(
 ) -> None:
     slow = text("SELECT pg_sleep(3)")
     assert await distant.read(lambda connection: connection.execute(slow).rowcount) == 1
+
+
+async def test_a_process_that_stood_still_takes_no_server_for_silent(
+    distant: Database, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    ask = Pulse._ask
+
+    def asking(pulse: Pulse, stuck: bool) -> Collection[int]:
+        loop.call_soon_threadsafe(asked.set)
+        return ask(pulse, stuck)
+
+    monkeypatch.setattr(Pulse, "_ask", asking)
+    with capture_logs() as logs:
+        proxy.freeze()
+        reading = asyncio.ensure_future(distant.read(accounts))
+        await asked.wait()
+        proxy.resume()
+        threading.Event().wait(_PATIENCE_S + 1)  # nothing runs, the proxy neither
+        assert await reading == ["before"]
+    assert logs == []
 
 
 async def test_one_connection_that_died_unseen_is_found(distant: Database, proxy: Proxy) -> None:

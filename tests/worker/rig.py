@@ -20,8 +20,8 @@ from tests.worker.frames import profile
 class FastClock(SystemClock):
     """A thousand times the pace of the machine's."""
 
-    async def sleep(self, seconds: float) -> None:
-        await super().sleep(seconds / 1000)
+    async def sleep(self, seconds: float) -> float:
+        return await super().sleep(seconds / 1000)
 
 
 class Instant:

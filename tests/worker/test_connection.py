@@ -90,10 +90,11 @@ class Leaping(ManualClock):
     def __post_init__(self) -> None:
         super().__init__(seed=self.seed)
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> float:
         self.advance(seconds)
         if self.monotonic() >= self.back_s:
             raise BackAgain
+        return 0.0
 
 
 @pytest.mark.parametrize("back_s", [0.0, 1.0, 10.0])

@@ -73,8 +73,11 @@ class UntilTold(SystemClock):
     def __init__(self) -> None:
         self.over = asyncio.Event()
 
-    async def sleep(self, seconds: float) -> None:
-        await (self.over.wait() if seconds == SYNC_AFTER_S else super().sleep(seconds))
+    async def sleep(self, seconds: float) -> float:
+        if seconds != SYNC_AFTER_S:
+            return await super().sleep(seconds)
+        await self.over.wait()
+        return 0.0
 
 
 async def test_results_that_are_not_acknowledged_soon_are_pushed_to_the_platter(

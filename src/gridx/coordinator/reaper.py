@@ -3,8 +3,8 @@
 Renews the leases of workers connected here, declares those of silent workers lost and those that were
 let go of or overrun, gives workers that were set aside another chance, expires jobs that waited too
 long. Every coordinator runs one; rows are shared by locks that skip what is in use. After its own
-start, and after the wall clock jumped, a reaper waits a lease's time before it trusts what the
-database says about silence.
+start, after the wall clock jumped, and after its process stood still, a reaper waits a lease's time
+before it trusts what the database says about silence.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +25,7 @@ from gridx.telemetry import get_logger
 _log = get_logger(__name__)
 _BATCH = 500
 _JUMP_S = 2.0
+_STILL_S = 2.0
 _PAUSE_MIN_S = 0.05
 
 
@@ -47,6 +48,8 @@ class Reaper:
         self._coordinator_id = coordinator_id
         self._sessions = sessions
         self._committed = committed
+        self._awake_since_s = -inf
+        """Just before that this process stood still, and heard nobody."""
         self._trusted_from_s = clock.monotonic() + policy.lease_s
         self._offset_s = self._offset()
         self._reconciled_s = clock.monotonic()
@@ -63,12 +66,22 @@ class Reaper:
                     _log.exception("upkeep_failed")
                 # Workers could not renew either: their silence says nothing.
                 self._trusted_from_s = self._clock.monotonic() + self._policy.lease_s
-            await self._clock.sleep(self._pause_s())
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Until the next look; longer where this process stood still.
+
+        What came meanwhile has to be read first, and workers that went have to come back.
+        """
+        while (late_s := await self._clock.sleep(self._pause_s())) > _STILL_S:
+            _log.warning("stood_still", for_s=round(late_s, 3))
+            self._awake_since_s = self._clock.monotonic()
+            self._trusted_from_s = self._awake_since_s + self._policy.lease_s
 
     def _pause_s(self) -> float:
         """Until the next look, which does not wait once a lease has run out."""
         now_s = self._clock.monotonic()
-        heard_s = min((session.heard_s for session in self._sessions.values()), default=inf)
+        heard_s = min(map(self._heard_s, self._sessions.values()), default=inf)
         trusted_s = self._trusted_from_s if self._trusted_from_s > now_s else inf
         due_s = min(heard_s + self._policy.lease_s, self._runs_out_s, trusted_s) - now_s
         return min(max(due_s, _PAUSE_MIN_S), self._policy.heartbeat_s / 2, 2.0)
@@ -97,8 +110,11 @@ class Reaper:
     async def _end_silent_sessions(self) -> None:
         limit = self._clock.monotonic() - self._policy.lease_s
         for session in list(self._sessions.values()):
-            if session.heard_s < limit:
+            if self._heard_s(session) < limit:
                 await session.disconnect("Nothing was heard of it for a lease's time", retry=True)
+
+    def _heard_s(self, session: Session) -> float:
+        return max(session.heard_s, self._awake_since_s)
 
     async def _end_lapsed(self) -> None:
         """Attempts that workers connected here have let go of, or hang on to for too long."""

@@ -35,6 +35,7 @@ _LOOK_S = 0.25
 _OVERDUE_S = 0.25
 _PATIENCE_S = 1.25
 _STUCK_S = 5.0
+_STILL_S = 0.25
 
 _WAITING_FOR_US = text(
     """
@@ -78,8 +79,8 @@ class Pulse:
     async def _look(self, *, stuck: bool) -> None:
         loop = asyncio.get_running_loop()
         question = loop.run_in_executor(self._thread, self._ask, stuck)
-        answered, _ = await asyncio.wait({question}, timeout=_PATIENCE_S)
-        if bool(answered) is self.away:
+        answered = await _is_done_in_time(question)
+        if answered is self.away:
             self.away = not answered
             _log.warning("database_silent" if self.away else "database_answers")
         if not answered:
@@ -126,3 +127,13 @@ class Pulse:
             _, handle = self._open.pop(key, (0, None))
         if handle is not None:
             handle.close()
+
+
+async def _is_done_in_time(question: asyncio.Future[Any]) -> bool:
+    """Whether it is within the patience, of which no time counts in which this process stood still."""
+    loop = asyncio.get_running_loop()
+    while True:
+        until = loop.time() + _PATIENCE_S
+        done, _ = await asyncio.wait({question}, timeout=_PATIENCE_S)
+        if done or loop.time() - until < _STILL_S:
+            return bool(done)
