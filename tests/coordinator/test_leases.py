@@ -1,15 +1,18 @@
 """Leases: kept while a worker is heard of, lost when it is not, and never by mistake."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
+from gridx.coordinator.admission import Entry
 from gridx.coordinator.dispatcher import Dispatcher
-from gridx.coordinator.sessions import LeaseKey, LeavingReport, LogReport, StartedReport
+from gridx.coordinator.sessions import LeaseKey, LeavingReport, LogReport, Session, StartedReport
 from gridx.domain.attempt import AttemptStatus, Reason
 from gridx.domain.job import JobStatus, Limits
 from gridx.domain.user import Principal
 from gridx.domain.worker import WorkerStatus
+from gridx.storage import workers
 from tests.coordinator.driving import BACKOFF_S, GRANT, PATIENCE_S, Driver, Hand, finished, started
 
 LEASE_S = 30.0
@@ -130,6 +133,31 @@ async def test_of_connections_made_at_once_one_stays(
     await open_one.run(await open_one.attempt())
     await open_one.gone()
     assert (await driver.grid.status()).workers_active == 0
+
+
+async def test_the_connection_that_stays_is_the_one_that_is_stored(
+    driver: Driver, hand: Hand, token: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the answer to the earlier one's transaction comes late."""
+    entered, later = asyncio.Event(), asyncio.Event()
+    seat = driver.grid.workers._seat
+
+    async def held_up(session: Session, entry: Entry) -> None:
+        monkeypatch.setattr(driver.grid.workers, "_seat", seat)
+        entered.set()
+        with suppress(TimeoutError):  # the other may well have to wait for this one
+            await asyncio.wait_for(later.wait(), 0.5)
+        await seat(session, entry)
+
+    monkeypatch.setattr(driver.grid.workers, "_seat", held_up)
+    first = asyncio.ensure_future(driver.worker(token))
+    await entered.wait()
+    second = (await driver.worker(token)).session
+    later.set()
+    await first
+    assert not second.closed
+    stored = await driver.grid._database.read(lambda c: workers.session_of(c, hand.worker_id))
+    assert stored == second.session_id
 
 
 # ------------------------------------------------------------------ a worker that is silent

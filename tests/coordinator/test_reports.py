@@ -9,12 +9,25 @@ from sqlalchemy.exc import DBAPIError
 
 from gridx.coordinator.attempts import Outcome
 from gridx.coordinator.recorder import FinishedReport
-from gridx.coordinator.sessions import LeaseKey, LogReport, StartedReport
+from gridx.coordinator.sessions import (
+    _BATCH_MAX,
+    _INBOX_MAX,
+    _ORDERS_MAX,
+    LeaseKey,
+    LogReport,
+    StartedReport,
+)
 from gridx.domain.attempt import AttemptStatus, Reason
 from gridx.domain.errors import Unavailable
 from gridx.domain.job import JobSpec, JobStatus, Limits
 from gridx.domain.user import Principal
 from tests.coordinator.driving import BACKOFF_S, GRANT, Driver, Hand, finished, given
+
+STRAYS = [
+    LogReport(LeaseKey("a-job", 1, f"lease-{number}"), 0, "stdout", b"x")
+    for number in range(3 * (_INBOX_MAX + _ORDERS_MAX))
+]
+"""More than is taken, of no attempt of this worker's: the answer to each is `drop`."""
 
 # ------------------------------------------------------------------ the road of a job
 
@@ -380,6 +393,33 @@ async def test_a_report_that_breaks_something_ends_only_its_own_session(
     assert (await hand.over()).retry
     await hand.gone()
     assert (await driver.final(alice, others.key.job_id)).job.status is JobStatus.SUCCEEDED
+
+
+async def test_a_worker_that_takes_no_answers_is_not_listened_to(
+    driver: Driver, hand: Hand
+) -> None:
+    flood = asyncio.ensure_future(hand.report(*STRAYS))
+    async with asyncio.timeout(20):
+        while len(hand.session._orders) <= _ORDERS_MAX:
+            await driver.grid._database.read(lambda _: None)
+    for _ in range(20):  # time to take more
+        await driver.grid._database.read(lambda _: None)
+    assert len(hand.session._orders) <= _ORDERS_MAX + _BATCH_MAX
+    assert not flood.done()
+    for stray in STRAYS:
+        await hand.told("drop", stray.key)
+    await flood
+
+
+async def test_a_worker_that_goes_without_its_answers_does_not_hang(
+    driver: Driver, hand: Hand
+) -> None:
+    flood = asyncio.ensure_future(hand.report(*STRAYS))
+    async with asyncio.timeout(20):
+        while len(hand.session._orders) <= _ORDERS_MAX:
+            await driver.grid._database.read(lambda _: None)
+        await hand.gone()
+        await flood
 
 
 async def test_what_was_recorded_is_told_though_a_session_ended_meanwhile(

@@ -45,6 +45,7 @@ __all__ = [
 
 _log = get_logger(__name__)
 _INBOX_MAX = 2_048
+_ORDERS_MAX = 2_048
 _BATCH_MAX = 512
 _AWAY_WAIT_S = 0.5
 OVERDUE_S = 15.0
@@ -185,6 +186,7 @@ class Session:
         self.closed = False
         self._leaving = False
         self._ended = False
+        self._gone = False
         self._recorder = recorder
         self._clock = clock
         self._on = events
@@ -196,6 +198,7 @@ class Session:
         self._came = asyncio.Event()
         self._room = asyncio.Event()
         self._ordered = asyncio.Event()
+        self._fetched = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks = Tasks()
@@ -262,10 +265,13 @@ class Session:
             await self._ordered.wait()
         orders = list(self._orders)
         self._orders.clear()
+        self._fetched.set()
         return orders
 
     async def close(self) -> None:
         """The socket is gone: record what was queued, unless the database is away, and end."""
+        self._gone = True
+        self._fetched.set()
         if not self.closed:
             await self._idle.wait()
         await self._end()
@@ -359,6 +365,7 @@ class Session:
         self.closed = True
         self._room.set()
         self._ordered.set()
+        self._fetched.set()
         self._idle.set()
 
     # -------------------------------------------------------------- the session's loop
@@ -382,6 +389,13 @@ class Session:
                 for _ in batch:
                     self._inbox.popleft()
                 self._room.set()
+                await self._until_fetched()
+
+    async def _until_fetched(self) -> None:
+        """Who does not take what it is told is not listened to either, and so loses its lease."""
+        while len(self._orders) > _ORDERS_MAX and not (self.closed or self._gone):
+            self._fetched.clear()
+            await self._fetched.wait()
 
     async def _take(self, batch: Sequence[tuple[Report, float]]) -> bool:
         """Act on a batch; False when the database was away and it is to be tried again."""

@@ -4,8 +4,10 @@ A worker's row says what it is and which connection speaks for it; the sessions 
 are in the dispatcher's `sessions`. Every change of a row is made in the database first.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakValueDictionary
 
 from gridx.bus.base import QUEUES, Bus
 from gridx.clock import MICROSECONDS, Clock, to_rfc3339
@@ -84,6 +86,7 @@ class Workers:
         self._committed = committed
         self._admission = Admission(clock, policy)
         self._conduct = Conduct()
+        self._entrances = WeakValueDictionary[str, asyncio.Lock]()
 
     # -------------------------------------------------------------- letting workers in
 
@@ -118,20 +121,23 @@ class Workers:
         elif greeting.worker_id not in (None, who.worker_id):
             raise Denied("This token belongs to another worker: remove the state folder to enrol")
         session_id = self._clock.new_id()
-        entry = await self._database.write(
-            lambda connection: self._admission.enter(connection, who, greeting, session_id)
-        )
-        session = Session(
-            session_id=session_id,
-            worker=entry.worker,
-            recorder=self._recorder,
-            clock=self._clock,
-            events=self,
-        )
-        session.worker_token = entry.token
-        session.keep = tuple(kept for kept, _, _ in entry.keep)
-        session.drop = tuple(entry.drop)
-        await self._seat(session, entry)
+        known = who.worker_id or greeting.worker_id or session_id
+        # One at a time: the connection that stays must be the one that the row names.
+        async with self._entrances.setdefault(known, asyncio.Lock()):
+            entry = await self._database.write(
+                lambda connection: self._admission.enter(connection, who, greeting, session_id)
+            )
+            session = Session(
+                session_id=session_id,
+                worker=entry.worker,
+                recorder=self._recorder,
+                clock=self._clock,
+                events=self,
+            )
+            session.worker_token = entry.token
+            session.keep = tuple(kept for kept, _, _ in entry.keep)
+            session.drop = tuple(entry.drop)
+            await self._seat(session, entry)
         self._committed(entry.outcome)
         _log.info(
             "worker_connected",
@@ -164,7 +170,7 @@ class Workers:
         if old is not None:
             await old.disconnect("replaced", retry=False)
             if session.closed:
-                return  # replaced as well in the meantime
+                return  # ended as well in the meantime
         self._tell_set_aside(session)
         for kept, job, attempt in entry.keep:
             if job.cancel_requested and attempt.lease in session.live:
