@@ -50,6 +50,7 @@ _FLAGS = (
 _OPEN_FILES = 4096
 _LINGER_S = 1.0
 _LOCKED_BYTES = 64 << 10
+_NO_GOFER = "what serves files to the job was killed"
 
 
 def main(supervisor: socket.socket, uid: int, setup: Setup) -> None:
@@ -229,10 +230,25 @@ class _Keeper:
         elif pid == self._sentry:
             if exit_code < 0:
                 self._fail("the kernel that gVisor gave the job was killed")
-            _wait_for_the_rest()
+            self._wait_for_the_rest()
             os._exit(exit_code)
         elif pid == self._gofer and exit_code != 0:
-            self._fail("what serves files to the job was killed")
+            self._fail(_NO_GOFER)
+
+    def _wait_for_the_rest(self) -> None:
+        """Let what the sentry left end, so that the time it took is counted.
+
+        A sentry without its gofer kills the job and ends as if that had been the job's own end.
+        """
+        try:
+            while (ended := os.waitpid(-1, os.WNOHANG))[0] or signal.sigtimedwait(
+                {signal.SIGCHLD}, _LINGER_S
+            ):
+                pid, status = ended
+                if pid == self._gofer and os.WIFSIGNALED(status):
+                    self._fail(_NO_GOFER)
+        except ChildProcessError:
+            return
 
     def _tell(self, told: str) -> None:
         self._telling[self._spawn(("kill", "--all", _NAME, told))] = told
@@ -245,15 +261,6 @@ class _Keeper:
         actions = [(os.POSIX_SPAWN_DUP2, each, target) for target, each in enumerate(streams)]
         command = [self._runsc, *_FLAGS, *words]
         return os.posix_spawn(self._runsc, command, {}, file_actions=actions, setsigmask=())
-
-
-def _wait_for_the_rest() -> None:
-    """Let what the sentry left end, so that the time it took is counted."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0] or signal.sigtimedwait({signal.SIGCHLD}, _LINGER_S):
-            continue
-    except ChildProcessError:
-        return
 
 
 def _ended_ones() -> Iterator[tuple[int, int]]:
