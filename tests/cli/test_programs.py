@@ -10,6 +10,7 @@ import trustme
 
 from tests.support.grid import GRIDX, PASSWORD, Grid, Person
 from tests.support.processes import clean_environment, running
+from tests.support.waiting import until
 
 
 def test_a_store_is_made_migrated_and_served(tmp_path: Path) -> None:
@@ -108,11 +109,9 @@ def test_the_prompt_of_a_worker(alice: Person, tmp_path: Path) -> None:
         process.wait_for("connected to")
         process.send("quit\n")
         assert process.wait() == 0
-    shown = ""
-    for _ in range(20):  # the coordinator writes it down when the worker has gone already
-        if shown != "offline":
-            shown = alice.json("workers", "show", view["worker_id"])["status"]
-    assert shown == "offline"
+    # The coordinator writes it down when the worker has gone already.
+    shown = ("workers", "show", view["worker_id"])
+    until(lambda: alice.json(*shown)["status"] == "offline", "it is offline")
 
 
 def test_commands_may_come_from_a_pipe_that_ends(alice: Person, tmp_path: Path) -> None:

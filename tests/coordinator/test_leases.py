@@ -286,46 +286,56 @@ async def test_an_attempt_that_was_never_sent_does_not_wait_for_ever(
 # ------------------------------------------------------------------ clocks and restarts
 
 
-@pytest.mark.parametrize("jump_s", [3_600.0, -3_600.0, 10 * 365 * 86_400.0])
-async def test_a_clock_that_jumps_takes_no_lease(
-    driver: Driver, alice: Principal, bob: Principal, hand: Hand, jump_s: float
-) -> None:
+async def both_run(
+    driver: Driver, alice: Principal, bob: Principal, hand: Hand
+) -> tuple[Hand, LeaseKey, LeaseKey]:
+    """Another worker, what runs on the first one, and on it; the reaper trusts what it sees."""
     away = await driver.worker(bob)
-    token = await driver.token_of(away)
-    here = await started(driver, alice, hand)
-    there = await started(driver, alice, away)
-    for _ in range(4):  # the reaper trusts by then what it sees
+    here, there = await started(driver, alice, hand), await started(driver, alice, away)
+    for _ in range(4):
         driver.clock.advance(10)
         await hand.heartbeat(here)
         await away.heartbeat(there)
         await driver.grid._reaper.tick()
+    return away, here, there
+
+
+async def both_end(
+    driver: Driver,
+    alice: Principal,
+    stayed: tuple[Hand, LeaseKey],
+    left: tuple[Principal, LeaseKey],
+) -> None:
+    """Nothing was lost: the one that left comes back, and both end well."""
+    for _, key in (stayed, left):
+        assert await statuses(driver, alice, key.job_id) == [AttemptStatus.RUNNING]
+    back = await driver.worker(left[0], running=[left[1]])
+    for one, key in (stayed, (back, left[1])):
+        await one.report(finished(key))
+        await one.told("ack", key)
+        assert (await driver.final(alice, key.job_id)).job.status is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("jump_s", [3_600.0, -3_600.0, 10 * 365 * 86_400.0])
+async def test_a_clock_that_jumps_takes_no_lease(
+    driver: Driver, alice: Principal, bob: Principal, hand: Hand, jump_s: float
+) -> None:
+    away, here, there = await both_run(driver, alice, bob, hand)
+    token = await driver.token_of(away)
     await away.gone()
     driver.clock.jump(jump_s)
     await driver.grid._reaper.tick()
     driver.clock.advance(5)
     await hand.heartbeat(here)
     await driver.grid._reaper.tick()
-    for key in (here, there):
-        assert await statuses(driver, alice, key.job_id) == [AttemptStatus.RUNNING]
-    back = await driver.worker(token, running=[there])
-    for one, key in ((hand, here), (back, there)):
-        await one.report(finished(key))
-        await one.told("ack", key)
-        assert (await driver.final(alice, key.job_id)).job.status is JobStatus.SUCCEEDED
+    await both_end(driver, alice, (hand, here), (token, there))
 
 
 async def test_a_coordinator_that_stood_still_takes_no_lease(
     driver: Driver, alice: Principal, bob: Principal, hand: Hand
 ) -> None:
-    away = await driver.worker(bob)
+    away, here, there = await both_run(driver, alice, bob, hand)
     token = await driver.token_of(away)
-    here = await started(driver, alice, hand)
-    there = await started(driver, alice, away)
-    for _ in range(4):  # the reaper trusts by then what it sees
-        driver.clock.advance(10)
-        await hand.heartbeat(here)
-        await away.heartbeat(there)
-        await driver.grid._reaper.tick()
     resting = asyncio.ensure_future(driver.grid._reaper._rest())
     await asyncio.sleep(0)
     driver.clock.advance(LEASE_S + 5, asleep=True)
@@ -336,13 +346,7 @@ async def test_a_coordinator_that_stood_still_takes_no_lease(
     driver.clock.advance(2)
     await resting
     await driver.grid._reaper.tick()
-    for key in (here, there):
-        assert await statuses(driver, alice, key.job_id) == [AttemptStatus.RUNNING]
-    back = await driver.worker(token, running=[there])
-    for one, key in ((hand, here), (back, there)):
-        await one.report(finished(key))
-        await one.told("ack", key)
-        assert (await driver.final(alice, key.job_id)).job.status is JobStatus.SUCCEEDED
+    await both_end(driver, alice, (hand, here), (token, there))
 
 
 async def test_a_clock_that_was_ahead_keeps_no_lease_of_a_dead_worker(

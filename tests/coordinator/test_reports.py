@@ -395,13 +395,19 @@ async def test_a_report_that_breaks_something_ends_only_its_own_session(
     assert (await driver.final(alice, others.key.job_id)).job.status is JobStatus.SUCCEEDED
 
 
-async def test_a_worker_that_takes_no_answers_is_not_listened_to(
-    driver: Driver, hand: Hand
-) -> None:
+async def flooded(driver: Driver, hand: Hand) -> asyncio.Future[None]:
+    """It reports more than is taken, and has not taken more answers than are kept."""
     flood = asyncio.ensure_future(hand.report(*STRAYS))
     async with asyncio.timeout(20):
         while len(hand.session._orders) <= _ORDERS_MAX:
             await driver.grid._database.read(lambda _: None)
+    return flood
+
+
+async def test_a_worker_that_takes_no_answers_is_not_listened_to(
+    driver: Driver, hand: Hand
+) -> None:
+    flood = await flooded(driver, hand)
     for _ in range(20):  # time to take more
         await driver.grid._database.read(lambda _: None)
     assert len(hand.session._orders) <= _ORDERS_MAX + _BATCH_MAX
@@ -414,10 +420,8 @@ async def test_a_worker_that_takes_no_answers_is_not_listened_to(
 async def test_a_worker_that_goes_without_its_answers_does_not_hang(
     driver: Driver, hand: Hand
 ) -> None:
-    flood = asyncio.ensure_future(hand.report(*STRAYS))
+    flood = await flooded(driver, hand)
     async with asyncio.timeout(20):
-        while len(hand.session._orders) <= _ORDERS_MAX:
-            await driver.grid._database.read(lambda _: None)
         await hand.gone()
         await flood
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import httpx2
 
-from tests.e2e.people import PASSWORD, Json, Person, until
+from tests.e2e.people import PASSWORD, Json, Person
 from tests.support.processes import Process, clean_environment, free_port
+from tests.support.waiting import until
 
 GRIDX = str(Path(sys.executable).with_name("gridx"))
 QUICK = {

@@ -14,8 +14,7 @@ from typing import Any
 
 import httpx2
 
-from tests.support.waiting import WITHIN_S
-from tests.support.waiting import until as until
+from tests.support.waiting import WITHIN_S, until
 
 Json = dict[str, Any]
 FINAL = ("succeeded", "failed", "cancelled")

@@ -15,8 +15,9 @@ from random import Random
 import httpx2
 
 from tests.e2e.house import House
-from tests.e2e.people import Json, Person, until
+from tests.e2e.people import Json, Person
 from tests.support.proxy import Proxy, proxy_to
+from tests.support.waiting import until
 
 CLIENTS = 4
 BATCH = 20

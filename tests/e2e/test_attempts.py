@@ -4,8 +4,9 @@ import pytest
 
 from tests.e2e.conftest import LEASE_S
 from tests.e2e.house import House
-from tests.e2e.people import Person, until
+from tests.e2e.people import Person
 from tests.e2e.sockets import JSON, MSGPACK, by_hand, knock, lease_of
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("subprotocol", [MSGPACK, JSON])

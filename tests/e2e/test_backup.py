@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tests.e2e.conftest import OpenHouse
 from tests.e2e.house import COMMAND_S, GRIDX, House
-from tests.e2e.people import Json, Person, until
+from tests.e2e.people import Json, Person
 from tests.support.grid import grid_up
 from tests.support.processes import clean_environment
+from tests.support.waiting import until
 
 
 def gridx(house: House, *words: str | Path) -> subprocess.CompletedProcess[str]:

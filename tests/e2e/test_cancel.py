@@ -4,8 +4,9 @@ import time
 
 from gridx.coordinator.workers import CANCEL_DEADLINE_S
 from tests.e2e.house import House
-from tests.e2e.people import Person, until
+from tests.e2e.people import Person
 from tests.e2e.sockets import by_hand, lease_of
+from tests.support.waiting import until
 
 SOON_S = 20.0
 """Seven seconds are meant; a loaded machine gets more."""

@@ -11,10 +11,11 @@ import pytest
 
 from tests.e2e.conftest import OpenHouse
 from tests.e2e.house import END_S, House, Worker
-from tests.e2e.people import Person, soon, until
+from tests.e2e.people import Person, soon
 from tests.support.postgres import PostgresServer
-from tests.support.processes import is_alive
+from tests.support.processes import asleep, is_alive
 from tests.support.proxy import proxy_to
+from tests.support.waiting import until
 
 COUNTS = """
 import time
@@ -83,14 +84,14 @@ async def test_a_coordinator_that_stands_still_for_longer_than_a_lease(
     async with proxy_to(house.port) as proxy:
         worker = house.start_worker("olive", url=f"http://127.0.0.1:{proxy.port}")
         await asyncio.to_thread(until, lambda: house.is_online(worker), "it is online")
-        code = f"echo up; sleep {(nap := '10.017')}; echo end"
+        code = f"echo up; {(nap := 'sleep 10.017')}; echo end"
         job_id = await asyncio.to_thread(alice.submit, code, language="bash")
         await asyncio.to_thread(alice.printed, job_id, "up")
-        sleeper = await asyncio.to_thread(until, lambda: the_one(worker, nap), "it sleeps")
+        sleepers = await asyncio.to_thread(until, lambda: asleep(nap), "it sleeps")
         assert house.process is not None
         house.process.suspend()
         await proxy.cut()  # as a worker does that hears nothing for so long
-        await asyncio.to_thread(psutil.wait_procs, [sleeper], 60)
+        await asyncio.to_thread(psutil.wait_procs, sleepers, 60)
         house.process.resume()
         proxy.resume()
         job = await asyncio.to_thread(alice.final, job_id)

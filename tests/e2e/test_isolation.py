@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from tests.e2e.house import House
-from tests.e2e.people import Json, Person, until
+from tests.e2e.people import Json, Person
 from tests.support.processes import asleep
+from tests.support.waiting import until
 
 
 def test_the_worker_s_files_are_out_of_reach(alice: Person, house: House) -> None:

@@ -4,8 +4,9 @@ import time
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
 
 from tests.e2e.house import House
-from tests.e2e.people import Json, Person, until
+from tests.e2e.people import Json, Person
 from tests.e2e.sockets import HandWorker, by_hand
+from tests.support.waiting import until
 
 MICRO = Decimal("0.000001")
 PRICE = Decimal("0.010625")

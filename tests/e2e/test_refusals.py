@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e.house import GRIDX, House
-from tests.e2e.people import PASSWORD, Person, until
+from tests.e2e.people import PASSWORD, Person
 from tests.support.processes import Process, clean_environment, free_port, running
+from tests.support.waiting import until
 
 WITHIN_S = 20.0
 """Ten seconds are meant; a loaded machine gets more, also for the start of the interpreter."""

@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 
 from tests.e2e.house import House
-from tests.e2e.people import Person, refusal, soon, until
+from tests.e2e.people import Person, refusal, soon
 from tests.e2e.test_faults import COUNTS, said_once
 from tests.support.postgres import PostgresServer
+from tests.support.waiting import until
 from tests.worker.sandbox.traces import TEST_DISK
 
 

@@ -23,7 +23,8 @@ from gridx.protocol.frames import (
 from gridx.worker.connection import Address, Dialer, trust
 from tests.e2e.conftest import OpenHouse
 from tests.e2e.house import House
-from tests.e2e.people import Person, until
+from tests.e2e.people import Person
+from tests.support.waiting import until
 
 WORKERS = 1_000
 WITHIN_S = 90

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 from tests.e2e.conftest import OpenHouse
 from tests.e2e.house import House
-from tests.e2e.people import Person, until
+from tests.e2e.people import Person
 from tests.e2e.sockets import by_hand
+from tests.support.waiting import until
 
 NOWHERE = {"label:site": "nowhere"}
 

@@ -6,8 +6,9 @@ import pytest
 
 from tests.e2e.conftest import LEASE_S
 from tests.e2e.house import House
-from tests.e2e.people import Person, until
+from tests.e2e.people import Person
 from tests.e2e.sockets import HEARTBEAT_S, HandWorker, by_hand, knock
+from tests.support.waiting import until
 
 SLOW = "import time; print('up', flush=True); time.sleep(1)"
 

@@ -64,8 +64,7 @@ class Reaper:
             except Exception as error:  # noqa: BLE001  (a bug is told, and does not end upkeep)
                 if not isinstance(error, Unavailable):
                     _log.exception("upkeep_failed")
-                # Workers could not renew either: their silence says nothing.
-                self._trusted_from_s = self._clock.monotonic() + self._policy.lease_s
+                self._doubt()  # workers could not renew either: their silence says nothing
             await self._rest()
 
     async def _rest(self) -> None:
@@ -76,7 +75,11 @@ class Reaper:
         while (late_s := await self._clock.sleep(self._pause_s())) > _STILL_S:
             _log.warning("stood_still", for_s=round(late_s, 3))
             self._awake_since_s = self._clock.monotonic()
-            self._trusted_from_s = self._awake_since_s + self._policy.lease_s
+            self._doubt()
+
+    def _doubt(self) -> None:
+        """Give everybody a lease's time before what the database says about silence counts."""
+        self._trusted_from_s = self._clock.monotonic() + self._policy.lease_s
 
     def _pause_s(self) -> float:
         """Until the next look, which does not wait once a lease has run out."""
@@ -104,7 +107,7 @@ class Reaper:
         offset = self._offset()
         if abs(offset - self._offset_s) > _JUMP_S:
             _log.warning("clock_jumped", by_s=round(offset - self._offset_s, 3))
-            self._trusted_from_s = self._clock.monotonic() + self._policy.lease_s
+            self._doubt()
         self._offset_s = offset
 
     async def _end_silent_sessions(self) -> None:
