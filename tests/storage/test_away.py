@@ -1,7 +1,6 @@
 """A database that goes silent or full: what its callers are told, and what is done of it later."""
 
 import asyncio
-import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection
 
@@ -13,6 +12,7 @@ from gridx.domain.errors import Unavailable
 from gridx.storage.database import AWAY, UNKNOWN, Database
 from gridx.storage.pulse import _PATIENCE_S, Pulse
 from gridx.storage.tables import balances
+from tests.storage.healing import healed
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Proxy, proxy_to
 
@@ -53,16 +53,6 @@ async def distant(
     postgres.drop(name)
 
 
-async def healed(database: Database) -> list[str]:
-    """What is stored, once it answers again."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                return await database.read(accounts)
-            except Unavailable:
-                await asyncio.sleep(0)
-
-
 async def test_a_silent_server_is_away_for_all_who_wait(distant: Database, proxy: Proxy) -> None:
     proxy.freeze()
     callers = [distant.write(open_account(f"lost {n}")) for n in range(25)]
@@ -74,7 +64,7 @@ async def test_a_silent_server_is_away_for_all_who_wait(distant: Database, proxy
 
     proxy.resume()
 
-    assert await healed(distant) == ["before"], "what was refused is never done later"
+    assert await healed(distant, accounts) == ["before"], "what was refused is never done later"
     await distant.write(open_account("after"))
     assert await distant.read(accounts) == ["after", "before"]
 
@@ -102,7 +92,7 @@ async def test_a_commit_without_an_answer_may_be_done(distant: Database, proxy: 
 
     proxy.resume()
 
-    assert await healed(distant) == ["before", "perhaps"]
+    assert await healed(distant, accounts) == ["before", "perhaps"]
 
 
 async def test_a_transaction_that_was_cut_before_its_commit_is_not_done(
@@ -119,7 +109,7 @@ async def test_a_transaction_that_was_cut_before_its_commit_is_not_done(
 
     proxy.resume()
 
-    assert await healed(distant) == ["before"]
+    assert await healed(distant, accounts) == ["before"]
 
 
 async def test_a_slow_statement_of_a_server_that_answers_is_left_in_peace(
@@ -155,13 +145,4 @@ async def test_one_connection_that_died_unseen_is_found(distant: Database, proxy
     proxy.strand()
     async with asyncio.timeout(30):
         await distant.write(open_account("on a new connection"))
-        assert await once_it_answers(distant) == ["before", "on a new connection"]
-
-
-async def once_it_answers(database: Database) -> list[str]:
-    """What is there, asked until nobody thinks the server away any more."""
-    while True:
-        try:
-            return await database.read(accounts)
-        except Unavailable:
-            await asyncio.to_thread(os.sched_yield)
+        assert await healed(distant, accounts) == ["before", "on a new connection"]

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from gridx.domain.errors import Conflict, GridError, InsufficientCredits, Unavailable
 from gridx.storage.database import Database
 from gridx.storage.tables import balances
+from tests.storage.healing import healed
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import proxy_to
 
@@ -261,16 +262,6 @@ async def test_what_comes_while_the_database_closes_is_refused(database_url: str
 # ------------------------------------------------------------------ a database that goes away
 
 
-async def healed(database: Database) -> int:
-    """What is seen once it answers: whether the server does may have been asked a moment ago."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                return await database.read(amount_seen)
-            except Unavailable:
-                await asyncio.sleep(0)
-
-
 async def test_a_server_that_is_cut_off_is_unavailable_and_heals(
     postgres: PostgresServer, postgres_template: str
 ) -> None:
@@ -288,7 +279,7 @@ async def test_a_server_that_is_cut_off_is_unavailable_and_heals(
             with pytest.raises(Unavailable):
                 await database.read(amount_seen)
             proxy.resume()
-            before = await healed(database)
+            before = await healed(database, amount_seen)
             assert await database.write(add(1)) == before + 1
         await database.close()
     postgres.drop(name)
